@@ -1,0 +1,1 @@
+"""What a call costs, measured beside nginx doing the same. Run `python -m bench`; see README.md."""

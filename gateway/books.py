@@ -1,0 +1,222 @@
+"""Opening and closing the books on a call: journal, counters, metrics and log, in one place and once.
+
+A call is opened by its INTENT before any upstream hears of it, and closed by its OUTCOME, its settlement and its
+metrics together. Both are synchronous: what settles travels by the counter store's own delivery.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.core.call import Call
+from gateway.core.deployment import Target
+from gateway.core.errors import GatewayError, accounting_unavailable
+from gateway.core.limits import NOTHING, Actual
+from gateway.core.ports import CounterStore, Journal, JournalUnavailable
+from gateway.core.records import IntentRecord, Outcome, OutcomeRecord
+from gateway.core.upstream import Exchange
+from gateway.core.usage import Usage
+from gateway.estimate import likely_prompt
+from gateway.telemetry.logs import LineWriter, line
+from gateway.telemetry.metrics import Labels, Metrics
+
+_LEFT_BEFORE_A_STATUS = "499"
+"""The code that metrics show for a client that left before it was answered, as nginx has it."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """An open call: what has happened to it so far. Moments are on the monotonic clock.
+
+    `status` is what the client was sent, 0 while nothing was; `produced` estimates the completion tokens so far.
+    """
+
+    call: Call
+    target: Target
+    exchange: Exchange | None = None
+    attempts: int = 0
+    sent: bool = False
+    status: int = 0
+    asked_at: float | None = None
+    first_byte_at: float | None = None
+    usage: Usage | None = None
+    produced: Callable[[], int] | None = None
+    left: bool = False
+    ended_by: GatewayError | None = None
+    closed: bool = False
+
+    def begin(self, target: Target, exchange: Exchange) -> None:
+        """Another attempt."""
+        self.target = target
+        self.exchange = exchange
+        self.attempts += 1
+        self.sent = False
+        self.produced = None
+        if self.asked_at is None:
+            self.asked_at = time.monotonic()
+
+    def leave(self) -> None:
+        """The client is gone: stop the upstream, or let it finish where it bills its whole answer anyway."""
+        self.left = True
+        if self.exchange is not None and self.target.on_client_gone == "cancel":
+            self.exchange.close()
+
+    def stop(self, error: GatewayError) -> None:
+        """End the call from outside; its client is told the error."""
+        self.ended_by = error
+        if self.exchange is not None:
+            self.exchange.close()
+
+
+class Books:
+    """Keeps the journal, the counters, the metrics and the call log in step."""
+
+    def __init__(self, journal: Journal, counters: CounterStore, metrics: Metrics, log: LineWriter | None) -> None:
+        self._journal = journal
+        self._counters = counters
+        self._metrics = metrics
+        self._log = log
+
+    def open(self, call: Call, target: Target) -> Run:
+        """Write the INTENT of a call whose claims are held. Raises 503 when it cannot be written; the claims are
+        given back then."""
+        principal, demand = call.principal, call.demand
+        intent = IntentRecord(
+            call.request_id,
+            call.created_at,
+            principal.user,
+            principal.department,
+            principal.key_id,
+            call.endpoint.name,
+            call.model_id,
+            target.upstream.name,
+            target.upstream_model,
+            call.streamed,
+            demand.of("tokens"),
+            demand.of("cost"),
+            target.model.prices.at(call.created_at).version,
+        )
+        try:
+            self._journal.intent(intent)
+        except JournalUnavailable as error:
+            self._counters.settle(call.request_id, NOTHING)
+            raise accounting_unavailable(
+                "The gateway cannot record this call now, so it does not make it. Try again shortly."
+            ) from error
+        self._metrics.inflight.inc()
+        return Run(call, target)
+
+    def close(self, run: Run, outcome: Outcome) -> None:
+        """Write the OUTCOME, settle, count and log. A call is closed once; what comes later changes nothing."""
+        if run.closed:
+            return
+        run.closed = True
+        usage = _used(run, outcome)
+        price = run.target.model.prices.at(run.call.created_at)
+        cost = 0 if usage is None else price.cost(usage.prompt, usage.completion, usage.cached or 0)
+        record = _outcome_record(run, outcome, usage, cost, price.version)
+        self._journal.outcome(record)
+        actual = NOTHING if usage is None and not run.sent else Actual(1, usage.total if usage else 0, cost)
+        self._counters.settle(run.call.request_id, actual)
+        self._count(run, record)
+        if self._log is not None:
+            self._log.put(line("info", "aidock.calls", "call", _log_fields(record)))
+
+    def _count(self, run: Run, record: OutcomeRecord) -> None:
+        metrics = self._metrics
+        metrics.inflight.dec()
+        code = str(record.status) if record.status else _LEFT_BEFORE_A_STATUS
+        series = metrics.series(
+            Labels(
+                record.endpoint,
+                record.model_id,
+                record.provider,
+                record.department,
+                code,
+                record.streamed,
+            )
+        )
+        series.requests.inc()
+        series.duration.observe(record.latency_ms / 1000)
+        if run.asked_at is not None:
+            series.overhead.observe(run.asked_at - run.call.started)
+        if record.first_token_ms is not None:
+            series.first_token.observe(record.first_token_ms / 1000)
+        if record.prompt_tokens:
+            series.prompt.inc(record.prompt_tokens)
+        if record.completion_tokens:
+            series.completion.inc(record.completion_tokens)
+        if record.cached_tokens:
+            series.cached.inc(record.cached_tokens)
+        if record.reasoning_tokens:
+            series.reasoning.inc(record.reasoning_tokens)
+        if record.cost_microusd:
+            series.cost.inc(record.cost_microusd / 1_000_000)
+        if record.outcome == "client_gone":
+            metrics.disconnects.labels("streaming" if run.first_byte_at is not None else "waiting").inc()
+
+
+def _used(run: Run, outcome: Outcome) -> Usage | None:
+    """What the call used: as reported, else as estimated from what was produced, else nothing.
+
+    A client that left after its prompt was sent is charged for the prompt: the upstream has read it. A call that
+    failed before it produced anything is charged nothing.
+    """
+    if run.usage is not None:
+        return run.usage
+    produced = 0 if run.produced is None else run.produced()
+    if outcome == "ok" or produced or (outcome == "client_gone" and run.sent):
+        return Usage(likely_prompt(run.call), produced, source="estimated")
+    return None
+
+
+def _outcome_record(run: Run, outcome: Outcome, usage: Usage | None, cost: int, price_version: str) -> OutcomeRecord:
+    call, target, principal = run.call, run.target, run.call.principal
+    first = run.first_byte_at
+    return OutcomeRecord(
+        call.request_id,
+        "refund" if usage is None else "charge",
+        call.created_at,
+        principal.user,
+        principal.department,
+        principal.key_id,
+        call.endpoint.name,
+        call.model_id,
+        target.upstream.name,
+        target.upstream_model,
+        call.streamed,
+        run.status,
+        outcome,
+        None if usage is None else usage.prompt,
+        None if usage is None else usage.completion,
+        None if usage is None else usage.cached,
+        None if usage is None else usage.reasoning,
+        None if usage is None else usage.source,
+        cost,
+        price_version,
+        int((time.monotonic() - call.started) * 1000),
+        None if first is None else int((first - call.started) * 1000),
+        run.attempts,
+    )
+
+
+def _log_fields(record: OutcomeRecord) -> dict[str, object]:
+    return {
+        "http.request.id": record.request_id,
+        "event.action": record.endpoint,
+        "event.outcome": record.outcome,
+        "http.response.status_code": record.status,
+        "event.duration_ms": record.latency_ms,
+        "aidock.first_token_ms": record.first_token_ms,
+        "aidock.attempts": record.attempts,
+        "aidock.provider": record.provider,
+        "gen_ai.request.model": record.model_id,
+        "gen_ai.usage.input_tokens": record.prompt_tokens,
+        "gen_ai.usage.output_tokens": record.completion_tokens,
+        "aidock.cost_microusd": record.cost_microusd,
+        "user.id": record.user,
+        "organization.name": record.department,
+        "aidock.key": record.key_id,
+    }

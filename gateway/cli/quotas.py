@@ -1,0 +1,123 @@
+"""`aidock quotas`."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli._shared import command as run
+from gateway.cli._shared import config_option, database_of, document_of, json_option, note, show
+from gateway.core.limits import ACTIONS, METRICS, SCOPES, Action, Limit, Metric, Scope, Window
+from gateway.core.money import dollars, micros
+from gateway.storage import quotas
+
+_COLUMNS = ("scope", "subject", "metric", "limit", "window", "action", "origin")
+_WINDOWS = ("minute", "hour", "day", "month", "total")
+
+
+@click.group()
+def command() -> None:
+    """How much of what: limits on requests, tokens, cost and parallel calls."""
+
+
+@command.command("set")
+@click.argument("scope", type=click.Choice(SCOPES))
+@click.argument("subject")
+@click.argument("metric", type=click.Choice(METRICS))
+@click.argument("limit")
+@click.argument("window", type=click.Choice(_WINDOWS), required=False)
+@click.option("--action", type=click.Choice(ACTIONS), default="deny", show_default=True)
+@config_option
+@json_option
+@run
+async def set_(
+    scope: Scope,
+    subject: str,
+    metric: Metric,
+    limit: str,
+    window: Window | None,
+    action: Action,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Set a limit, or change it.
+
+    \b
+    aidock quotas set department research tokens 1000000 month
+    aidock quotas set user ada@example.com cost 12.50 day
+    aidock quotas set global - requests 5000 minute        (global takes - for its subject)
+    aidock quotas set key 7Hq2c0Xy1Zab parallel 4          (parallel takes no window)
+    """
+    wanted = Limit(scope, _subject(scope, subject), metric, _window(metric, window), _amount(metric, limit), action)
+    async with database_of(document_of(config)) as database, database.write() as session:
+        put = quotas.as_limit(await quotas.put(session, wanted))
+    show([_row(put, "console")], _COLUMNS, as_json)
+
+
+@command.command("list")
+@config_option
+@json_option
+@run
+async def list_(config: Path | None, as_json: bool) -> None:
+    """Show all limits: those set here and those of the configuration file."""
+    from gateway.cli._snapshot import snapshot_of
+
+    document = document_of(config)
+    rows = [_row(limit, "file") for limit in snapshot_of(document).limits]
+    async with database_of(document) as database, database.read() as session:
+        rows += [_row(limit, "console") for limit in await quotas.limits(session)]
+    show(rows, _COLUMNS, as_json)
+
+
+@command.command()
+@click.argument("scope", type=click.Choice(SCOPES))
+@click.argument("subject")
+@click.argument("metric", type=click.Choice(METRICS))
+@click.argument("window", type=click.Choice(_WINDOWS), required=False)
+@config_option
+@run
+async def remove(scope: Scope, subject: str, metric: Metric, window: Window | None, config: Path | None) -> None:
+    """Remove a limit that was set here."""
+    async with database_of(document_of(config)) as database, database.write() as session:
+        await quotas.remove(session, scope, _subject(scope, subject), metric, _window(metric, window))
+    note("The limit is gone.")
+
+
+def _subject(scope: Scope, subject: str) -> str:
+    return "" if scope == "global" and subject == "-" else subject
+
+
+def _window(metric: Metric, window: Window | None) -> Window:
+    if metric == "parallel":
+        if window is not None:
+            raise click.UsageError("parallel takes no window: it counts calls at one moment.")
+        return "none"
+    if window is None:
+        raise click.UsageError(f"{metric} needs a window: {', '.join(_WINDOWS)}.")
+    return window
+
+
+def _amount(metric: Metric, text: str) -> int:
+    try:
+        number = Decimal(text.replace("_", "").removeprefix("$"))
+    except InvalidOperation:
+        raise click.BadParameter(f"'{text}' is not a number", param_hint="LIMIT") from None
+    if not number.is_finite() or number < 0 or (metric != "cost" and number != int(number)):
+        kind = "an amount of US dollars" if metric == "cost" else "a whole number"
+        raise click.BadParameter(f"a limit on {metric} is {kind}, 0 or more", param_hint="LIMIT")
+    return micros(number) if metric == "cost" else int(number)
+
+
+def _row(limit: Limit, origin: str) -> dict[str, Any]:
+    return {
+        "scope": limit.scope,
+        "subject": limit.subject,
+        "metric": limit.metric,
+        "limit": float(dollars(limit.amount)) if limit.metric == "cost" else limit.amount,
+        "window": None if limit.window == "none" else limit.window,
+        "action": limit.action,
+        "origin": origin,
+    }

@@ -1,0 +1,128 @@
+"""A JSON request body whose members stay as the client wrote them. The data plane's JSON lives here.
+
+Only the top level is taken apart. Each member keeps its own bytes, so numbers, key order and escapes below it reach
+the upstream unchanged, and replacing one member copies the others instead of re-encoding them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.core.errors import invalid_request
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_TEXT = msgspec.json.Decoder(str)
+_ENCODER = msgspec.json.Encoder()
+
+encode = _ENCODER.encode
+"""Any JSON-able value as compact UTF-8 JSON."""
+
+decode = msgspec.json.Decoder().decode
+"""JSON bytes as Python values. Raises `DecodeError`."""
+
+DecodeError = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What decoding foreign bytes can raise; deep nesting is a RecursionError."""
+
+
+class Body:
+    """A JSON object, one level deep. Raises a 400 `GatewayError` for anything else."""
+
+    __slots__ = ("members", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        try:
+            if not raw.isascii():
+                raw.decode()  # skipped members are not checked by the decoder
+            self.members: dict[str, msgspec.Raw] = _MEMBERS.decode(raw)
+        except DecodeError as error:
+            raise invalid_request(f"The request body is not a JSON object: {_reason(error)}.") from error
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the member is there and not null."""
+        raw = self.members.get(name)
+        return raw is not None and bytes(raw) != b"null"
+
+    def size(self, name: str) -> int:
+        """Bytes the member's value takes; 0 when it is absent."""
+        raw = self.members.get(name)
+        return 0 if raw is None else memoryview(raw).nbytes
+
+    def is_filled_array(self, name: str) -> bool:
+        """Whether the member is an array with something in it."""
+        raw = bytes(self.members.get(name, b""))
+        return raw.startswith(b"[") and raw[1:].lstrip() != b"]"
+
+    def value(self, name: str) -> Any:
+        """The member decoded whole, None when absent or null."""
+        raw = self.members.get(name)
+        if raw is None:
+            return None
+        try:
+            return decode(raw)
+        except DecodeError as error:
+            raise invalid_request(f"'{name}' cannot be read: {_reason(error)}.", param=name) from error
+
+    def text(self, name: str) -> str | None:
+        raw = self.members.get(name)
+        if raw is None or bytes(raw) == b"null":
+            return None
+        try:
+            return _TEXT.decode(raw)
+        except DecodeError as error:
+            raise invalid_request(f"'{name}' must be a string.", param=name) from error
+
+    def flag(self, name: str) -> bool:
+        """The member as a boolean; absent and null are false."""
+        raw = self.members.get(name)
+        if raw is None:
+            return False
+        match bytes(raw):
+            case b"true":
+                return True
+            case b"false" | b"null":
+                return False
+        raise invalid_request(f"'{name}' must be true or false.", param=name)
+
+    def count(self, name: str, *, least: int = 0, most: int = 2**31) -> int | None:
+        """The member as an integer within bounds, None when absent or null."""
+        value = self.value(name)
+        if value is None:
+            return None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise invalid_request(f"'{name}' must be an integer from {least} to {most}.", param=name)
+        return value
+
+    def with_members(self, changes: Mapping[str, Any]) -> bytes:
+        """The body as bytes with some members set; a change to None removes the member."""
+        members: dict[str, Any] = dict(self.members)
+        for name, value in changes.items():
+            if value is None:
+                members.pop(name, None)
+            else:
+                members[name] = value
+        return _ENCODER.encode(members)
+
+
+def raw_members(document: bytes) -> dict[str, msgspec.Raw]:
+    """A JSON object's members, each as its own bytes. Raises `DecodeError`."""
+    return _MEMBERS.decode(document)
+
+
+def raw_items(document: bytes) -> list[msgspec.Raw]:
+    """A JSON array's items, each as its own bytes. Raises `DecodeError`."""
+    return _ITEMS.decode(document)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not valid UTF-8"
+    return str(error).removesuffix(".")

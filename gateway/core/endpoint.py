@@ -1,0 +1,105 @@
+"""What an endpoint is: a path, who may use it, and what it does.
+
+A module in `gateway/endpoints` states one of these as `ENDPOINT`. The kind is the permission: an `Inference` or a
+`Query` is reached only with an API key, a `Probe` by anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.core.body import Body
+    from gateway.core.deployment import Model
+    from gateway.core.dialect import Dialect
+    from gateway.core.headers import Headers
+    from gateway.core.limits import Level
+    from gateway.core.principal import Principal
+
+
+class Reply(NamedTuple):
+    """A whole answer. Content length and request id are added where it is sent."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: Headers = []  # noqa: RUF012  a NamedTuple default, never changed in place
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """An endpoint that is forwarded to a model, reserved for and settled.
+
+    `operation` is the path below an upstream's base URL. `required` members must be in the body; the size of the
+    `prompt` members bounds the prompt's tokens; `caps` are the members by which clients limit output, strongest
+    first (none: the endpoint produces no tokens). `choices` says how many answers a body asks for; `examine` may
+    refuse it for reasons of the endpoint's own.
+    """
+
+    name: str
+    path: str
+    operation: str
+    dialect: Dialect
+    required: tuple[str, ...]
+    prompt: tuple[str, ...]
+    caps: tuple[str, ...] = ()
+    streams: bool = True
+    choices: Callable[[Body], int] | None = None
+    examine: Callable[[Body], None] | None = None
+    method: str = field(default="POST", init=False)
+
+
+class Desk(Protocol):
+    """What an authenticated query may ask the gateway, on behalf of its caller."""
+
+    principal: Principal
+    rest: str
+    """What the path had in place of a trailing `{rest}`, percent-decoded."""
+
+    def models(self) -> Sequence[Model]:
+        """The models that the policy chain would let this caller use."""
+
+    def model(self, model_id: str) -> Model:
+        """One of them. Raises 404 `model_not_found`."""
+
+    async def levels(self) -> Sequence[Level]:
+        """Every limit that binds this caller, and where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question about the gateway itself, answered without an upstream."""
+
+    name: str
+    path: str
+    dialect: Dialect
+    answer: Callable[[Desk], Awaitable[Reply]]
+    method: str = field(default="GET", init=False)
+
+
+class Health(Protocol):
+    """What a probe may ask."""
+
+    def ready(self) -> tuple[bool, dict[str, str]]:
+        """Whether new work is welcome, and each check by name: `ok` or what is wrong."""
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The metrics and their content type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question for operations. No key; `query` is the raw query string."""
+
+    name: str
+    path: str
+    answer: Callable[[Health, bytes], Reply]
+    aliases: tuple[str, ...] = ()
+    method: str = field(default="GET", init=False)
+
+
+Endpoint = Inference | Query | Probe

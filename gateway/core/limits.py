@@ -1,0 +1,96 @@
+"""Limits, claims on them, and what a counter store says to a claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Scope = Literal["global", "department", "user", "key", "model"]
+Metric = Literal["requests", "tokens", "cost", "parallel"]
+Window = Literal["minute", "hour", "day", "month", "total", "none"]
+Action = Literal["deny", "warn", "shadow"]
+
+SCOPES: tuple[Scope, ...] = ("global", "department", "user", "key", "model")
+METRICS: tuple[Metric, ...] = ("requests", "tokens", "cost", "parallel")
+WINDOWS: tuple[Window, ...] = ("minute", "hour", "day", "month", "total", "none")
+ACTIONS: tuple[Action, ...] = ("deny", "warn", "shadow")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A rule: within one `window`, `subject` may use at most `amount` of `metric`.
+
+    `amount` is an integer: requests, tokens, micro-dollars, or calls at once. `subject` is the public name (a
+    department, a user, a key's public id, a model id; empty for the global scope); `label` is how messages name it.
+    The window of `parallel` is `none`. Only `deny` refuses; the other actions count and report.
+    """
+
+    scope: Scope
+    subject: str
+    metric: Metric
+    window: Window
+    amount: int
+    action: Action = "deny"
+
+    @property
+    def label(self) -> str:
+        return f"{self.scope} {self.subject}" if self.subject else self.scope
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSet:
+    """The limits that bind one caller on one model, sorted by the policy that enforces them."""
+
+    rate: tuple[Limit, ...] = ()
+    quota: tuple[Limit, ...] = ()
+    parallel: tuple[Limit, ...] = ()
+
+
+NO_LIMITS = LimitSet()
+
+
+class Claim(NamedTuple):
+    """A wish to hold `amount` of a limit's metric until the call settles."""
+
+    limit: Limit
+    amount: int
+
+
+class Level(NamedTuple):
+    """Where a limit stands: `used` is settled and reserved together, `resets_in` seconds (None: never by itself)."""
+
+    limit: Limit
+    used: int
+    resets_in: int | None
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit.amount - self.used)
+
+
+class Granted(NamedTuple):
+    """Every claim is held. `levels` stand after the hold, in the claims' order; `over` are the indexes of limits
+    that a `warn` or `shadow` claim has gone past."""
+
+    levels: tuple[Level, ...]
+    over: tuple[int, ...] = ()
+
+
+class Denied(NamedTuple):
+    """Nothing is held. `level` is the first limit without room, before the claim."""
+
+    level: Level
+
+
+class Actual(NamedTuple):
+    """What a call really used, by metric. `parallel` always settles to nothing."""
+
+    requests: int = 0
+    tokens: int = 0
+    cost: int = 0
+
+    def of(self, metric: Metric) -> int:
+        return 0 if metric == "parallel" else int(getattr(self, metric))
+
+
+NOTHING = Actual()

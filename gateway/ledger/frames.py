@@ -1,0 +1,150 @@
+"""The journal's format: how a record becomes a frame, and how frames are found again in damaged bytes.
+
+A frame is a 16-byte head (magic, kind, payload length, sequence number), the CRC-32 of head and payload, and the
+payload, a record as a MessagePack array. The CRC starts from a seed of the journal's own, so bytes that a record
+merely quotes are never taken for a frame when a reader has to look for the next one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeVar
+from zlib import crc32
+
+import msgspec
+
+from gateway.core.money import MAX_AMOUNT
+from gateway.core.records import IntentRecord, OutcomeRecord
+
+INTENT: Final = 1
+OUTCOME: Final = 2
+
+MAX_PAYLOAD = 16 * 1024
+"""Bytes; a record with longer texts is shortened to fit."""
+
+MAX_FRAME = MAX_PAYLOAD + 20
+
+_MAGIC = 0x0CAD
+_MAGIC_BYTES = _MAGIC.to_bytes(2, "little")
+_HEAD = struct.Struct("<HBxIQ")
+_CHECK = struct.Struct("<I")
+_HEADER = struct.Struct("<HBxIQI")
+_HEAD_BYTES = _HEAD.size
+_HEADER_BYTES = _HEADER.size
+_MAX_TEXT = 512
+
+_pack_head = _HEAD.pack
+_pack_check = _CHECK.pack
+_unpack_header = _HEADER.unpack_from
+_encode = msgspec.msgpack.Encoder().encode
+_decode_fields = msgspec.msgpack.Decoder(list).decode
+_decode_intent = msgspec.msgpack.Decoder(IntentRecord).decode
+_decode_outcome = msgspec.msgpack.Decoder(OutcomeRecord).decode
+
+_Record = TypeVar("_Record", IntentRecord, OutcomeRecord)
+
+
+class UnreadableRecord(Exception):
+    """A whole frame whose payload is not a record that this release knows."""
+
+
+Frame = tuple[int, int, bytes]
+"""Kind, sequence number and payload of a frame whose CRC was right."""
+
+
+class Scan(NamedTuple):
+    """What a stretch of a segment held: `consumed` bytes from its start are done with, `skipped` of them damaged."""
+
+    frames: list[Frame]
+    consumed: int
+    skipped: int
+
+
+def encode_record(record: IntentRecord | OutcomeRecord) -> bytes:
+    """The record as a payload. Values that cannot be written are bent until they can: nothing is refused."""
+    try:
+        payload = _encode(record)
+    except (UnicodeEncodeError, OverflowError):
+        return _encode(tuple(_storable(record)))
+    return payload if len(payload) <= MAX_PAYLOAD else _encode(tuple(_storable(record)))
+
+
+def decode_intent(payload: bytes) -> IntentRecord:
+    """Raises `UnreadableRecord`."""
+    try:
+        return _decode_intent(payload)
+    except msgspec.DecodeError:
+        return _decode_loosely(IntentRecord, payload)
+
+
+def decode_outcome(payload: bytes) -> OutcomeRecord:
+    """Raises `UnreadableRecord`."""
+    try:
+        return _decode_outcome(payload)
+    except msgspec.DecodeError:
+        return _decode_loosely(OutcomeRecord, payload)
+
+
+def seal(kind: int, sequence: int, payload: bytes, seed: int) -> bytes:
+    """A frame around a payload."""
+    head = _pack_head(_MAGIC, kind, len(payload), sequence)
+    return head + _pack_check(crc32(payload, crc32(head, seed))) + payload
+
+
+def scan(data: bytes, seed: int, *, whole: bool, most: int) -> Scan:
+    """The frames at the start of `data`, up to and with the `most`-th outcome.
+
+    `whole` says that the segment ends where `data` does; otherwise a frame that is cut there is left for later.
+    Damage is skipped up to the next good frame.
+    """
+    frames: list[Frame] = []
+    size = len(data)
+    at = skipped = outcomes = 0
+    while outcomes < most and at + _HEADER_BYTES <= size:
+        magic, kind, length, sequence, check = _unpack_header(data, at)
+        start = at + _HEADER_BYTES
+        end = start + length
+        if magic == _MAGIC and length <= MAX_PAYLOAD:
+            if end <= size:
+                payload = data[start:end]
+                if crc32(payload, crc32(data[at : at + _HEAD_BYTES], seed)) == check:
+                    frames.append((kind, sequence, payload))
+                    outcomes += kind == OUTCOME
+                    at = end
+                    continue
+            elif not whole:
+                break
+        found = _next_candidate(data, at + 1, whole=whole)
+        skipped += found - at
+        at = found
+    if whole and outcomes < most:
+        skipped += size - at
+        at = size
+    return Scan(frames, at, skipped)
+
+
+def _next_candidate(data: bytes, start: int, *, whole: bool) -> int:
+    found = data.find(_MAGIC_BYTES, start)
+    if found >= 0:
+        return found
+    return len(data) if whole else max(start, len(data) - 1)
+
+
+def _decode_loosely(shape: type[_Record], payload: bytes) -> _Record:
+    """Read what another release wrote: fields added since are dropped, new words for a kind or outcome are kept."""
+    try:
+        fields = _decode_fields(payload)
+        return shape(*fields[: len(shape._fields)])
+    except (msgspec.DecodeError, TypeError) as error:
+        raise UnreadableRecord(str(error)) from error
+
+
+def _storable(values: Iterable[object]) -> Iterable[object]:
+    for value in values:
+        if isinstance(value, str):
+            yield value[:_MAX_TEXT].encode("utf-8", "replace").decode()
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield max(-MAX_AMOUNT, min(MAX_AMOUNT, value))
+        else:
+            yield value

@@ -1,0 +1,207 @@
+"""Recovery: what dead processes left in their journals goes to the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.core.records import IntentRecord, OutcomeRecord
+from gateway.ledger.delivery import Delivery, LedgerSink, SinkUnavailable
+from gateway.ledger.directory import START, JournalDirectory, JournalOwned, Position, siblings
+from gateway.ledger.frames import INTENT, OUTCOME, UnreadableRecord, decode_intent, decode_outcome
+from gateway.ledger.reader import Reader
+
+logger = logging.getLogger("aidock.ledger")
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What adoption found: journals that are done with, orphans that are new in the ledger, records that are
+    `missing` from a sequence, bytes that were damaged or torn, and whole records that could not be understood."""
+
+    journals: int = 0
+    orphans: int = 0
+    missing: int = 0
+    damaged_bytes: int = 0
+    unreadable: int = 0
+
+
+class Adopter:
+    """Takes over the journals below `root` whose processes are gone: at start, and every `interval` seconds, so that
+    a worker that survives delivers the records of one that was killed. Any number of processes may do so at once."""
+
+    def __init__(
+        self, root: Path, sink: LedgerSink, *, own: Path | None = None, interval: float = 10.0, batch: int = 500
+    ) -> None:
+        """`own` is this process's journal, which is left alone."""
+        self.recovered = Recovered()
+        self._root = root
+        self._own = own
+        self._interval = interval
+        self._batch = batch
+        self._delivery = Delivery(sink, root / "quarantine.jsonl")
+        self._failing = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that adoption added to the ledger, orphans included."""
+        return self._delivery.rows
+
+    @property
+    def quarantined(self) -> int:
+        return self._delivery.quarantined
+
+    async def start(self) -> None:
+        """Begin with a first pass in the background; a database that is away does not hold up the start."""
+        self._task = asyncio.create_task(self._run(), name="journal-adopter")
+
+    async def close(self) -> None:
+        """Stop. A journal that is being adopted stays where it is, for the next one."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def adopt(self) -> None:
+        """One pass over the journals there are. Raises `SinkUnavailable`; a journal that cannot be read is logged
+        and left for the next pass."""
+        for path in siblings(self._root):
+            if path != self._own:
+                try:
+                    await self._adopt_one(path)
+                except OSError:
+                    logger.exception("A dead process's journal could not be adopted.", extra={"journal": path.name})
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.adopt()
+                self._failing = False
+            except SinkUnavailable:
+                if not self._failing:
+                    logger.warning("Dead processes' journals wait: the ledger database is away.", exc_info=True)
+                self._failing = True
+            except Exception:
+                # Adoption outlives a defect in the sink: the journals stay, and all of it is tried again.
+                logger.exception("Dead processes' journals could not be delivered.")
+            await asyncio.sleep(self._interval)
+
+    async def _adopt_one(self, path: Path) -> None:
+        try:
+            home = JournalDirectory(path)
+        except (JournalOwned, FileNotFoundError):
+            return
+        try:
+            if home.segments():
+                await self._deliver(home)
+            home.remove()
+        finally:
+            home.release()
+
+    async def _deliver(self, home: JournalDirectory) -> None:
+        found = Recovered(journals=1)
+        acked, end = _acked(home), home.end()
+        open_intents: dict[str, IntentRecord] = {}
+        for _ in self._read(home, START, acked, found, open_intents):
+            await asyncio.sleep(0)
+        found.missing = found.damaged_bytes = found.unreadable = 0  # up to here the journal's own writer has counted
+        for position, rows in self._read(home, acked, end, found, open_intents):
+            await self._delivery.insert(rows)
+            with contextlib.suppress(OSError):  # without it, a pass that is cut short is repeated from the start
+                home.write_ack(position)
+            await asyncio.sleep(0)
+        found.orphans = await self._insert_orphans(list(open_intents.values()))
+        self._add(found)
+        logger.info("The journal of a dead process was adopted.", extra={"journal": home.path.name, **_fields(found)})
+
+    def _read(
+        self,
+        home: JournalDirectory,
+        start: Position,
+        stop: Position,
+        found: Recovered,
+        open_intents: dict[str, IntentRecord],
+    ) -> Iterator[tuple[Position, list[OutcomeRecord]]]:
+        """The outcomes from `start` to `stop`, batch by batch; `open_intents` follows what has begun and ended."""
+        reader = Reader(home, start)
+        try:
+            while not reader.position.reaches(stop):
+                rows: list[OutcomeRecord] = []
+                for kind, _, payload in reader.read(stop, self._batch):
+                    try:
+                        if kind == OUTCOME:
+                            row = decode_outcome(payload)
+                            open_intents.pop(row.request_id, None)
+                            rows.append(row)
+                        elif kind == INTENT:
+                            intent = decode_intent(payload)
+                            open_intents[intent.request_id] = intent
+                    except UnreadableRecord:
+                        found.unreadable += 1
+                yield reader.position, rows
+        finally:
+            reader.close()
+            found.missing = len(reader.missing)
+            found.damaged_bytes = reader.damaged_bytes
+
+    async def _insert_orphans(self, intents: list[IntentRecord]) -> int:
+        """Rows for calls whose end nobody noted. A journal keeps an outcome for as long as the intent it belongs to,
+        so a call that was charged is not among them."""
+        inserted = 0
+        for at in range(0, len(intents), self._batch):
+            inserted += await self._delivery.insert([orphan(intent) for intent in intents[at : at + self._batch]])
+        return inserted
+
+    def _add(self, found: Recovered) -> None:
+        total = self.recovered
+        for name, value in _fields(found).items():
+            setattr(total, name, getattr(total, name) + value)
+
+
+def _acked(home: JournalDirectory) -> Position:
+    position = home.read_ack()
+    if position is not None:
+        return position
+    return START if home.segments()[0] == 1 else START._replace(sequence=0)
+
+
+def orphan(intent: IntentRecord) -> OutcomeRecord:
+    """The row of a call that a dead process had under way.
+
+    What the upstream produced, and whether it was asked at all, is not known, so the row claims nothing: no tokens,
+    no usage source, no cost and, since no answer was completed, no status. Its outcome is `upstream_error`, the one
+    of the four that promises the client nothing; its kind tells it from a failure that was seen.
+    """
+    return OutcomeRecord(
+        request_id=intent.request_id,
+        kind="orphan",
+        created_at=intent.created_at,
+        user=intent.user,
+        department=intent.department,
+        key_id=intent.key_id,
+        endpoint=intent.endpoint,
+        model_id=intent.model_id,
+        provider=intent.provider,
+        upstream_model=intent.upstream_model,
+        streamed=intent.streamed,
+        status=0,
+        outcome="upstream_error",
+        prompt_tokens=None,
+        completion_tokens=None,
+        cached_tokens=None,
+        reasoning_tokens=None,
+        usage_source=None,
+        cost_microusd=0,
+        price_version=intent.price_version,
+        latency_ms=0,
+        first_token_ms=None,
+    )
+
+
+def _fields(found: Recovered) -> dict[str, int]:
+    return {name: getattr(found, name) for name in Recovered.__slots__}

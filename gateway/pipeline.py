@@ -1,0 +1,234 @@
+"""Serves an inference call: identify, read, check, reserve, and hand it to the relay.
+
+What goes wrong here has cost nothing yet: the caller gets an error in its dialect and nothing is held or owed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from gateway import estimate
+from gateway.client import Client, ClientGone
+from gateway.core.body import Body
+from gateway.core.call import Call
+from gateway.core.endpoint import Inference, Query
+from gateway.core.errors import GatewayError, accounting_unavailable, internal_error, invalid_request, overloaded
+from gateway.core.headers import Headers, safe_value
+from gateway.core.ids import new_request_id
+from gateway.core.limits import NOTHING, Claim, Denied, Granted, Level, Metric
+from gateway.core.ports import CounterStore, Policy, StoreUnavailable
+from gateway.core.principal import Principal
+from gateway.identity.credential import presented
+from gateway.identity.directory import Directory
+from gateway.relay import Relay
+from gateway.telemetry.logs import request_id as logged_request_id
+from gateway.telemetry.metrics import Labels, Metrics
+from gateway.world import World
+
+logger = logging.getLogger("aidock.pipeline")
+
+LEASE_S = 60.0
+"""A hold lapses this long after its gateway stopped renewing it."""
+
+_JSON: Headers = [(b"content-type", b"application/json")]
+
+
+class Pipeline:
+    """One object per process; `world` gives the configuration in force."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        counters: CounterStore,
+        relay: Relay,
+        metrics: Metrics,
+        world: Callable[[], World],
+    ) -> None:
+        self._directory = directory
+        self._counters = counters
+        self._relay = relay
+        self._metrics = metrics
+        self._world = world
+
+    async def serve(self, endpoint: Inference, client: Client) -> None:
+        """Answer one request, whatever it is."""
+        started = time.monotonic()
+        request_id = new_request_id()
+        logged_request_id.set(request_id)
+        headers: Headers = [(b"x-request-id", request_id.encode())]
+        known = _Known()
+        try:
+            world = self._world()
+            if len(self._relay) >= world.snapshot.server.max_inflight:
+                raise overloaded()
+            known.principal = await self.identify(client)
+            body = Body(await client.body(world.snapshot.server.max_body_bytes))
+            call = known.call = self._read(endpoint, known.principal, body, client, world, request_id, started)
+            world.check(call)
+            headers += await self._reserve(world.policies, call)
+            await self._relay.carry(call, client, world.carriers, headers)
+        except ClientGone:
+            self._metrics.disconnects.labels("sending").inc()
+        except GatewayError as error:
+            self._count(endpoint, known, error)
+            await refuse(client, endpoint, error, request_id, headers)
+        except Exception:
+            logger.exception("a call failed before it reached an upstream")
+            failure = internal_error(request_id)
+            self._count(endpoint, known, failure)
+            await refuse(client, endpoint, failure, request_id, headers)
+
+    async def identify(self, client: Client) -> Principal:
+        """Who calls. Raises 401, or 503 where that cannot be found out."""
+        credential = presented(client.scope["headers"])
+        return self._directory.recall(credential) or await self._directory.find(credential)
+
+    def _read(
+        self,
+        endpoint: Inference,
+        principal: Principal,
+        body: Body,
+        client: Client,
+        world: World,
+        request_id: str,
+        started: float,
+    ) -> Call:
+        """The body's head as a call. Raises 400 and 404."""
+        model_id = body.text("model")
+        if not model_id:
+            raise invalid_request("'model' is missing. GET /v1/models lists what you may use.", param="model")
+        for name in endpoint.required:
+            if name not in body:
+                raise invalid_request(f"'{name}' is missing.", param=name)
+        if endpoint.examine is not None:
+            endpoint.examine(body)
+        streamed = endpoint.streams and body.flag("stream")
+        route = world.route(model_id, principal)
+        call = Call(
+            request_id=request_id,
+            endpoint=endpoint,
+            principal=principal,
+            headers=client.scope["headers"],
+            body=body,
+            model_id=model_id,
+            route=route,
+            started=started,
+            created_at=time.time(),
+            streamed=streamed,
+            wants_usage=streamed and _wants_usage(body),
+            limits=self._directory.limits(principal, model_id),
+        )
+        call.demand = estimate.demand(call)
+        return call
+
+    async def _reserve(self, policies: Sequence[Policy], call: Call) -> Headers:
+        """Hold every claim of the chain at once; the headers that say what is left. Raises what the policy whose
+        claim found no room says."""
+        claims = [claim for policy in policies for claim in policy.claims(call)]
+        if not claims:
+            return []
+        try:
+            verdict = await self._counters.reserve(call.request_id, claims, LEASE_S)
+            if isinstance(verdict, Denied):
+                verdict = await self._reserve_less(policies, call, verdict)
+        except StoreUnavailable as error:
+            return self._uncounted(policies, call, error)
+        except asyncio.CancelledError:
+            self._counters.settle(call.request_id, NOTHING)
+            raise
+        for index in verdict.over:
+            limit = verdict.levels[index].limit
+            self._metrics.over_limit.labels(limit.scope, limit.metric, limit.action).inc()
+        self._metrics.note_levels(verdict.levels)
+        return _what_is_left(verdict.levels)
+
+    async def _reserve_less(self, policies: Sequence[Policy], call: Call, denied: Denied) -> Granted:
+        """A claim found no room. Ask once more where its policy can make do with less; raise its error otherwise."""
+        owner = _owner(policies, call, denied.level)
+        shrink = getattr(owner, "shrink", None)
+        if shrink is not None and shrink(call, denied.level):
+            claims: list[Claim] = [claim for policy in policies for claim in policy.claims(call)]
+            verdict = await self._counters.reserve(call.request_id, claims, LEASE_S)
+            if isinstance(verdict, Granted):
+                return verdict
+            denied = verdict
+            owner = _owner(policies, call, denied.level)
+        limit = denied.level.limit
+        self._metrics.rejections.labels(limit.scope, limit.metric).inc()
+        raise owner.denied(call, denied.level)
+
+    def _uncounted(self, policies: Sequence[Policy], call: Call, error: StoreUnavailable) -> Headers:
+        """The store is away: go on only where every policy with a claim says so."""
+        if any(policy.on_store_error == "deny" and policy.claims(call) for policy in policies):
+            raise accounting_unavailable(
+                "The gateway cannot check your quota now, so it does not make the call. Try again shortly."
+            ) from error
+        self._metrics.unmetered.inc()
+        return []
+
+    def _count(self, endpoint: Inference, known: _Known, error: GatewayError) -> None:
+        """A refused request in the metrics. Only names from the configuration become labels."""
+        call, principal = known.call, known.principal
+        labels = Labels(
+            endpoint.name,
+            call.model_id if call is not None and error.code != "model_not_found" else "",
+            "",
+            principal.department if principal is not None else "",
+            str(error.status),
+            call is not None and call.streamed,
+        )
+        self._metrics.series(labels).requests.inc()
+
+
+class _Known:
+    """What is known of a request when it is refused."""
+
+    __slots__ = ("call", "principal")
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        self.principal: Principal | None = None
+
+
+async def refuse(
+    client: Client, endpoint: Inference | Query, error: GatewayError, request_id: str, headers: Headers
+) -> None:
+    """Answer with an error in the endpoint's dialect."""
+    said = [(name.encode(), safe_value(value)) for name, value in error.headers.items()]
+    await client.reply(error.status, [*_JSON, *headers, *said], endpoint.dialect.error_body(error, request_id))
+
+
+def _wants_usage(body: Body) -> bool:
+    options = body.value("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _owner(policies: Sequence[Policy], call: Call, level: Level) -> Policy:
+    """The policy that made the claim on a level's limit."""
+    return next(
+        p for p in policies if any(claim.limit is level.limit or claim.limit == level.limit for claim in p.claims(call))
+    )
+
+
+def _what_is_left(levels: Sequence[Level]) -> Headers:
+    """OpenAI's rate limit headers, for the tightest limit on requests and on tokens."""
+    headers: Headers = []
+    for metric, word in _SHOWN:
+        tightest: Level | None = None
+        for level in levels:
+            limit = level.limit
+            binds = limit.metric == metric and limit.action == "deny"
+            if binds and (tightest is None or level.remaining < tightest.remaining):
+                tightest = level
+        if tightest is not None:
+            headers.append((b"x-ratelimit-limit-" + word, b"%d" % tightest.limit.amount))
+            headers.append((b"x-ratelimit-remaining-" + word, b"%d" % tightest.remaining))
+            if tightest.resets_in is not None:
+                headers.append((b"x-ratelimit-reset-" + word, b"%ds" % tightest.resets_in))
+    return headers
+
+
+_SHOWN: tuple[tuple[Metric, bytes], ...] = (("requests", b"requests"), ("tokens", b"tokens"))

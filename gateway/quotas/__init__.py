@@ -1,0 +1,1 @@
+"""Counters with two-phase use."""

@@ -1,0 +1,153 @@
+"""Everything a gateway process consists of, built once in the order things need each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from gateway import __version__, plugins
+from gateway.books import Books
+from gateway.core.deployment import Tls, Upstream
+from gateway.core.limits import Limit
+from gateway.core.records import OutcomeRecord
+from gateway.core.upstream import Transport
+from gateway.identity.directory import Directory
+from gateway.identity.pepper import load_pepper
+from gateway.ledger.delivery import PoisonRow, SinkUnavailable
+from gateway.ledger.journal import open_journal
+from gateway.ledger.recovery import Adopter
+from gateway.ledger.writer import LedgerWriter
+from gateway.quotas.connect import counter_store
+from gateway.relay import Carrier, Relay
+from gateway.settings.compile import Snapshot
+from gateway.settings.watch import Reloader, Source
+from gateway.storage import ledger
+from gateway.storage.engine import Database
+from gateway.storage.errors import DatabaseUnavailable, Unstorable
+from gateway.telemetry import logs
+from gateway.telemetry.metrics import Metrics
+from gateway.upstream.tls import TlsSettings
+from gateway.upstream.transport import HttpTransport
+from gateway.world import build
+
+_NEARLY_FULL = 0.8
+"""A journal this full means that the ledger database has been away for long."""
+
+
+class Services:
+    """The parts of a gateway. `world` is what serves new calls; `file_limits` the configuration's limits in force."""
+
+    def __init__(self, reloader: Reloader, environ: Mapping[str, str]) -> None:
+        snapshot = reloader.current
+        self.started = False
+        self.draining = False
+        self.reloader = reloader
+        self.data = Path(snapshot.storage.data)
+        self.file_limits: tuple[Limit, ...] = ()
+        self.log = logs.set_up(snapshot.server.log_format)
+        self.metrics = Metrics(__version__)
+        self.database = Database.open(snapshot.storage.database_url, self.data)
+        self.directory = Directory(self.database, load_pepper(environ, self.data), lambda: self.file_limits)
+        self.counters = counter_store(snapshot.storage.counters, snapshot.zone)
+        self.journal = open_journal(self.data / "journal")
+        self.sink = LedgerTable(self.database, snapshot.zone)
+        self.writer = LedgerWriter(self.journal, self.sink)
+        self.adopter = Adopter(self.data / "journal", self.sink, own=self.journal.path)
+        self.relay = Relay(Books(self.journal, self.counters, self.metrics, self.log), self.metrics)
+        self._environ = environ
+        self._providers = plugins.providers()
+        self._transports: dict[Tls, HttpTransport] = {}
+        self._rows_shown = 0
+        self.apply(snapshot)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Services:
+        """As the environment says. Raises `ConfigError`, and what a part that cannot be built raises."""
+        path = environ.get("AIDOCK_CONFIG")
+        source = Source(
+            path=Path(path) if path else None,
+            environ=environ,
+            flags={},
+            known_policies=plugins.names("policies"),
+            known_dialects=frozenset(plugins.providers()),
+            check_policy=plugins.policy,
+        )
+        return cls(Reloader(source), environ)
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Serve new calls by a snapshot. Raises `ValueError`, and changes nothing, where it cannot be used."""
+        self.world = build(snapshot, {name: self._carrier(upstream) for name, upstream in snapshot.upstreams.items()})
+        self.metrics.show_config(snapshot.version, snapshot.hash)
+
+    def ready(self) -> tuple[bool, dict[str, str]]:
+        """Whether new calls are welcome, and each check by name.
+
+        A database that is away does not turn calls away: known callers go on, and the journal keeps their records.
+        """
+        journal_ok = self.journal.healthy and self.journal.fullness < _NEARLY_FULL
+        checks = {
+            "gateway": "draining" if self.draining else "ok" if self.started else "starting",
+            "journal": "ok" if journal_ok else f"{self.journal.fullness:.0%} full, or its disk fails",
+            "directory": "ok" if self.directory.healthy else "degraded: the database does not answer",
+            "ledger": "ok" if self.writer.sink_available else "degraded: rows wait in the journal",
+            "config": self.reloader.last_error or f"ok, version {self.world.snapshot.version}",
+        }
+        return self.started and not self.draining and journal_ok, checks
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The metrics, up to date."""
+        self.publish()
+        return self.metrics.exposition()
+
+    def publish(self) -> None:
+        """Bring the gauges up to date that are read rather than counted."""
+        metrics = self.metrics
+        metrics.publish()
+        metrics.journal_depth.set(self.journal.depth)
+        metrics.reload_ok.set(self.reloader.last_reload_ok)
+        rows = self.writer.rows + self.adopter.rows
+        metrics.ledger_rows.inc(rows - self._rows_shown)
+        self._rows_shown = rows
+
+    def close_transports(self) -> None:
+        """Drop the connections to upstreams."""
+        for transport in self._transports.values():
+            transport.close()
+
+    def _carrier(self, upstream: Upstream) -> Carrier:
+        provider = self._providers[upstream.dialect]
+        if isinstance(provider, Transport):
+            return Carrier(provider, provider)
+        return Carrier(provider, self._transport(upstream.tls))
+
+    def _transport(self, tls: Tls) -> HttpTransport:
+        """The pool for upstreams met this way. It outlives reloads, and so do its connections."""
+        transport = self._transports.get(tls)
+        if transport is None:
+            settings = TlsSettings(
+                tls.ca_file or self._environ.get("SSL_CERT_FILE") or None, tls.client_cert, tls.client_key, tls.verify
+            )
+            try:
+                transport = HttpTransport(tls=settings, environ=self._environ)
+            except OSError as error:
+                raise ValueError(f"a TLS file of a provider cannot be used: {error}") from error
+            self._transports[tls] = transport
+        return transport
+
+
+class LedgerTable:
+    """The ledger's table as the writer sees it."""
+
+    def __init__(self, database: Database, zone: ZoneInfo) -> None:
+        self._database = database
+        self._zone = zone
+
+    async def insert(self, rows: Sequence[OutcomeRecord]) -> int:
+        try:
+            async with self._database.write() as session:
+                return await ledger.insert_rows(session, rows, self._zone)
+        except DatabaseUnavailable as error:
+            raise SinkUnavailable(str(error)) from error
+        except Unstorable as error:
+            raise PoisonRow(str(error)) from error

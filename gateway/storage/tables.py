@@ -1,0 +1,182 @@
+"""The tables. Times are unix seconds, money micro-dollars; nothing is ever a naive date.
+
+A ledger row keeps names as they were at the time of the call, so it refers to no other table and outlives them all.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sqlalchemy import JSON, BigInteger, Boolean, Double, Index, LargeBinary, MetaData, Table, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+_NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(SQLModel):
+    """Our own metadata, so that constraints have the same names in every database."""
+
+    metadata: ClassVar[MetaData] = MetaData(naming_convention=_NAMES)
+
+
+class Department(Base, table=True):
+    """Who pays. An archived one keeps its history and lets nobody in."""
+
+    __tablename__ = "departments"
+
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    created_at: float = Field(sa_type=Double)
+    archived_at: float | None = Field(default=None, sa_type=Double)
+
+
+class User(Base, table=True):
+    """A person or a service. `email` is in lower case; `role` is `admin` or `user`."""
+
+    __tablename__ = "users"
+
+    id: str = Field(primary_key=True)
+    email: str = Field(unique=True)
+    display_name: str
+    department_id: str = Field(foreign_key="departments.id", index=True)
+    role: str
+    created_at: float = Field(sa_type=Double)
+    deactivated_at: float | None = Field(default=None, sa_type=Double)
+
+
+class ApiKey(Base, table=True):
+    """A key as far as we know it: its digest, never itself. `models` None means every model."""
+
+    __tablename__ = "api_keys"
+
+    id: str = Field(primary_key=True)
+    public_id: str = Field(unique=True)
+    user_id: str = Field(foreign_key="users.id", index=True)
+    name: str
+    digest: bytes = Field(unique=True, sa_type=LargeBinary)
+    pepper_version: str
+    models: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    created_at: float = Field(sa_type=Double)
+    expires_at: float | None = Field(default=None, sa_type=Double)
+    revoked_at: float | None = Field(default=None, sa_type=Double)
+    replaced_by: str | None = Field(default=None, foreign_key="api_keys.id")
+    last_used_at: float | None = Field(default=None, sa_type=Double)
+
+
+class Quota(Base, table=True):
+    """A limit set by hand, as `gateway.core.limits.Limit` describes it."""
+
+    __tablename__ = "quotas"
+    __table_args__ = (UniqueConstraint("scope", "subject", "metric", "window"),)
+
+    id: str = Field(primary_key=True)
+    scope: str
+    subject: str
+    metric: str
+    window: str
+    amount: int = Field(sa_type=BigInteger)
+    action: str
+    created_at: float = Field(sa_type=Double)
+    updated_at: float = Field(sa_type=Double)
+
+
+class LedgerRow(Base, table=True):
+    """The fields of `OutcomeRecord`, under the same names. Rows are added and never changed."""
+
+    __tablename__ = "ledger"
+    __table_args__ = (Index(None, "created_at"),)
+
+    request_id: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    created_at: float = Field(sa_type=Double)
+    user: str
+    department: str
+    key_id: str
+    endpoint: str
+    model_id: str
+    provider: str
+    upstream_model: str
+    streamed: bool = Field(sa_type=Boolean)
+    status: int = Field(sa_type=BigInteger)
+    outcome: str
+    prompt_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    completion_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    cached_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    reasoning_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    usage_source: str | None = None
+    cost_microusd: int = Field(sa_type=BigInteger)
+    price_version: str
+    latency_ms: int = Field(sa_type=BigInteger)
+    first_token_ms: int | None = Field(default=None, sa_type=BigInteger)
+    attempts: int = Field(sa_type=BigInteger)
+
+
+class UsageDay(Base, table=True):
+    """The ledger summed by day of the organisation's time zone (`YYYY-MM-DD`). `requests` counts every call once;
+    `refunds` are those of them that used nothing."""
+
+    __tablename__ = "usage_daily"
+
+    day: str = Field(primary_key=True)
+    department: str = Field(primary_key=True)
+    user: str = Field(primary_key=True)
+    key_id: str = Field(primary_key=True)
+    model_id: str = Field(primary_key=True)
+    provider: str = Field(primary_key=True)
+    requests: int = Field(sa_type=BigInteger)
+    refunds: int = Field(sa_type=BigInteger)
+    prompt_tokens: int = Field(sa_type=BigInteger)
+    completion_tokens: int = Field(sa_type=BigInteger)
+    cached_tokens: int = Field(sa_type=BigInteger)
+    reasoning_tokens: int = Field(sa_type=BigInteger)
+    cost_microusd: int = Field(sa_type=BigInteger)
+
+
+class PriceSeen(Base, table=True):
+    """What each price version meant, in micro-dollars per million tokens, so that old rows can be checked."""
+
+    __tablename__ = "prices_seen"
+
+    version: str = Field(primary_key=True)
+    input: int = Field(sa_type=BigInteger)
+    output: int = Field(sa_type=BigInteger)
+    cached_input: int | None = Field(default=None, sa_type=BigInteger)
+    first_seen: float = Field(sa_type=Double)
+
+
+class Revision(Base, table=True):
+    """A number that grows with every change to what other processes have cached."""
+
+    __tablename__ = "revisions"
+
+    name: str = Field(primary_key=True)
+    value: int = Field(sa_type=BigInteger)
+
+
+class Setting(Base, table=True):
+    """What an installation remembers about itself."""
+
+    __tablename__ = "settings"
+
+    name: str = Field(primary_key=True)
+    value: str
+
+
+def _table(name: str) -> Table:
+    return Base.metadata.tables[name]
+
+
+DEPARTMENTS = _table("departments")
+USERS = _table("users")
+API_KEYS = _table("api_keys")
+QUOTAS = _table("quotas")
+LEDGER = _table("ledger")
+USAGE_DAILY = _table("usage_daily")
+PRICES_SEEN = _table("prices_seen")
+REVISIONS = _table("revisions")
+SETTINGS = _table("settings")

@@ -1,0 +1,94 @@
+"""Budgets: requests, tokens and cost per hour, day, month or in total."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gateway.core.call import Call
+from gateway.core.errors import GatewayError, quota_exhausted
+from gateway.core.limits import Claim, Level, Metric
+from gateway.core.money import dollars
+from gateway.core.ports import OnStoreError
+from policies._settings import Settings
+
+
+class Quota:
+    """Holds the most a call can use, so that no budget is overspent however many calls race for its last token.
+
+    That needs an output cap: where a limit on tokens or cost binds and the client set none, the model's own or
+    `default_output_tokens` is set and told to the upstream.
+    """
+
+    name = "quota"
+
+    def __init__(self, on_store_error: OnStoreError, default_output_tokens: int, min_output_tokens: int) -> None:
+        self.on_store_error: OnStoreError = on_store_error
+        self._default_output = default_output_tokens
+        self._min_output = min_output_tokens
+
+    def check(self, call: Call) -> None:
+        if not call.endpoint.caps:
+            return
+        if not any(limit.metric in ("tokens", "cost") and limit.action == "deny" for limit in call.limits.quota):
+            return
+        for target in call.route.every_target:
+            if target.model.max_output_tokens is not None:
+                call.demand.cap_output(target.model.max_output_tokens)
+        if call.demand.output_cap is None:
+            call.demand.cap_output(self._default_output)
+
+    def claims(self, call: Call) -> Sequence[Claim]:
+        demand = call.demand
+        return [Claim(limit, demand.of(limit.metric)) for limit in call.limits.quota]
+
+    def shrink(self, call: Call, level: Level) -> bool:
+        """Lower a cap that the client did not choose to what is left. False where that would leave too little."""
+        demand = call.demand
+        if demand.requested_cap is not None or demand.output_cap is None:
+            return False
+        affordable = _affordable_output(call, level)
+        if affordable < self._min_output or affordable >= demand.output_cap:
+            return False
+        demand.cap_output(affordable)
+        return True
+
+    def denied(self, call: Call, level: Level) -> GatewayError:
+        limit = level.limit
+        reset = "It does not reset" if level.resets_in is None else f"It resets in {level.resets_in} s"
+        window = "in total" if limit.window == "total" else f"per {limit.window}"
+        metric: Metric = limit.metric
+        return quota_exhausted(
+            f"Quota of {limit.label} used up: limit {_show(metric, limit.amount)} {window}, "
+            f"{_show(metric, level.used)} used or held, this call may need {_show(metric, call.demand.of(metric))}. "
+            f"{reset}; ask your administrator for more.",
+            level.resets_in,
+        )
+
+
+def _affordable_output(call: Call, level: Level) -> int:
+    """Output tokens for each choice that fit into what a tokens or cost limit has left."""
+    demand, room = call.demand, level.remaining
+    match level.limit.metric:
+        case "tokens":
+            return (room - demand.prompt_tokens) // demand.choices
+        case "cost" if demand.price.output:
+            left = room * 1_000_000 - demand.prompt_tokens * demand.price.input
+            return left // (demand.price.output * demand.choices)
+    return 0
+
+
+def _show(metric: Metric, amount: int) -> str:
+    return f"${dollars(amount):f}" if metric == "cost" else f"{amount} {metric}"
+
+
+def create(settings: Mapping[str, object]) -> Quota:
+    """Settings: `on_store_error` (deny), `default_output_tokens` (4096) caps answers whose length nobody limited,
+    `min_output_tokens` (16) is the least a cap may shrink to near the end of a budget."""
+    taken = Settings("quota", settings)
+    made = Quota(
+        taken.on_store_error("deny"),
+        taken.count("default_output_tokens", 4096),
+        taken.count("min_output_tokens", 16),
+    )
+    taken.done()
+    return made

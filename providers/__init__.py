@@ -1,0 +1,1 @@
+"""One file per dialect that upstreams speak."""

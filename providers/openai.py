@@ -1,0 +1,249 @@
+"""The OpenAI dialect: chat completions, completions and embeddings, passed through byte for byte.
+
+A request is changed only where it must be: the model's name at the upstream, a request for usage, a lowered output
+cap, and what the vendor is known to refuse. Vendors differ by `Upstream.quirks`, never by code of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from gateway.core.body import DecodeError, decode, encode, raw_items, raw_members
+from gateway.core.errors import GatewayError, invalid_request
+from gateway.core.headers import safe_value
+from gateway.core.upstream import Origin, UpstreamRequest
+from providers._errors import answered_error, reported_error, unreadable
+from providers._reader import OpenAIStream, is_error
+from providers._usage import BYTES_PER_TOKEN, read_usage, text_bytes
+
+if TYPE_CHECKING:
+    from gateway.core.body import Body
+    from gateway.core.call import Call
+    from gateway.core.deployment import Target, Upstream
+    from gateway.core.headers import Headers
+    from gateway.core.usage import Usage
+
+AZURE_API_VERSION = "2024-10-21"
+
+FORWARDED = frozenset({b"traceparent", b"tracestate", b"openai-beta", b"x-client-request-id"})
+"""The client's headers that an upstream gets. Not among them: credentials, cookies, addresses, organisation and
+project, which are the gateway's own affair, and idempotency keys, which callers that share an account could share."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_JSON = (b"accept", b"application/json")
+_EVENTS = (b"accept", b"text/event-stream")
+
+
+class _Plan(NamedTuple):
+    """What a target's requests to one operation have in common."""
+
+    origin: Origin
+    path: bytes
+    headers: Headers
+    own_names: frozenset[bytes]
+    model: str
+    model_json: bytes
+    stream_options: bool
+    cap_field: str
+    drop: tuple[str, ...]
+    rename: tuple[tuple[str, str], ...]
+    system_only: bool
+
+
+class OpenAIAnswer:
+    """An unstreamed answer, its bytes as they came."""
+
+    __slots__ = ("_choices", "body", "usage")
+
+    def __init__(self, body: bytes, usage: Usage | None, choices: bytes | None) -> None:
+        self.body = body
+        self.usage = usage
+        self._choices = choices
+
+    def produced(self) -> int:
+        """A token per four bytes of text, rounded up; 0 for answers without choices, such as embeddings."""
+        if self._choices is None:
+            return 0
+        try:
+            size = text_bytes(decode(self._choices))
+        except DecodeError:
+            size = len(bytes(self._choices))
+        return -(-size // BYTES_PER_TOKEN)
+
+
+class OpenAI:
+    """The `Provider`."""
+
+    dialect = "openai"
+
+    def request(self, call: Call, target: Target) -> UpstreamRequest:
+        plan = _plan_for(call, target)
+        headers = [
+            *plan.headers,
+            _EVENTS if call.streamed else _JSON,
+            (b"x-request-id", safe_value(call.request_id)),
+        ]
+        headers.extend(pair for pair in call.headers if pair[0] in FORWARDED and pair[0] not in plan.own_names)
+        return UpstreamRequest(b"POST", plan.origin, plan.path, headers, _body(call, plan), target.deadlines)
+
+    def stream(self, call: Call, target: Target) -> OpenAIStream:
+        return OpenAIStream(target, keep_usage=call.wants_usage, choices=call.demand.choices)
+
+    def answer(self, call: Call, target: Target, body: bytes) -> OpenAIAnswer:
+        try:
+            members = raw_members(body)
+            if is_error(members):
+                raise reported_error(decode(body), target)
+            report = decode(members["usage"]) if "usage" in members else None
+        except DecodeError as error:
+            raise unreadable(target) from error
+        return OpenAIAnswer(body, read_usage(report, generates=bool(call.endpoint.caps)), members.get("choices"))
+
+    def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
+        return answered_error(status, headers, body, target)
+
+
+def request_body(call: Call, target: Target) -> bytes:
+    """The body this dialect sends, for providers that take OpenAI's bytes some other way."""
+    return _body(call, _plan_for(call, target))
+
+
+def _plan_for(call: Call, target: Target) -> _Plan:
+    key = ("openai", call.endpoint.operation)
+    plan: _Plan | None = target.memo.get(key)
+    if plan is None:
+        plan = target.memo[key] = _plan(call.endpoint.operation, target)
+    return plan
+
+
+def _plan(operation: str, target: Target) -> _Plan:
+    upstream = target.upstream
+    quirks = upstream.quirks
+    url = urlsplit(upstream.base_url)
+    scheme = url.scheme or "https"
+    headers = _headers(upstream)
+    return _Plan(
+        origin=Origin(scheme, url.hostname or "", url.port or _DEFAULT_PORTS.get(scheme, 0)),
+        path=_path(url.path.rstrip("/"), url.query, operation, target),
+        headers=headers,
+        own_names=frozenset(name for name, _ in headers),
+        model=target.upstream_model,
+        model_json=encode(target.upstream_model),
+        stream_options=quirks.get("stream_options", True) is not False,
+        cap_field=str(quirks.get("max_tokens_field") or "max_tokens"),
+        drop=tuple(quirks.get("drop") or ()),
+        rename=tuple((quirks.get("rename") or {}).items()),
+        system_only=quirks.get("developer_role") == "system",
+    )
+
+
+def _path(base: str, query: str, operation: str, target: Target) -> bytes:
+    quirks = target.upstream.quirks
+    if quirks.get("path") == "azure":
+        version = quote(str(quirks.get("api_version") or AZURE_API_VERSION), safe="")
+        base = f"{base}/openai/deployments/{quote(target.upstream_model, safe='')}"
+        query = f"{query}&api-version={version}" if query else f"api-version={version}"
+    path = f"{base}/{operation}" + (f"?{query}" if query else "")
+    return quote(path, safe="/%:?#[]@!$&'()*+,;=-._~").encode("ascii")
+
+
+def _headers(upstream: Upstream) -> Headers:
+    """Everything that does not depend on the call; what the operator configured wins over what is ours."""
+    headers = {
+        b"content-type": b"application/json",
+        b"accept-encoding": b"identity",  # answers are read as they pass, so they must not be compressed
+        b"user-agent": b"aidock",
+    }
+    if upstream.api_key:
+        key = safe_value(upstream.api_key.reveal().strip())
+        if upstream.quirks.get("auth") == "api-key":
+            headers[b"api-key"] = key
+        else:
+            headers[b"authorization"] = b"Bearer " + key
+    for name, value in upstream.headers.items():
+        headers[safe_value(name.lower())] = safe_value(value)
+    return list(headers.items())
+
+
+def _body(call: Call, plan: _Plan) -> bytes:
+    """The client's own bytes, unless something has to change."""
+    body = call.body
+    members = body.members
+    changes: dict[str, Any] = {}
+    model = members.get("model")
+    if model is None or bytes(model) != plan.model_json:
+        changes["model"] = plan.model
+    if call.streamed and plan.stream_options:
+        options = _with_usage(members.get("stream_options"))
+        if options is not None:
+            changes["stream_options"] = options
+    elif "stream_options" in members:
+        changes["stream_options"] = None
+    if call.demand.cap_to_write is not None:
+        _write_cap(call, plan, changes)
+    if plan.system_only and b'"developer"' in body.raw and "messages" in members:
+        changes["messages"] = _without_developer(members["messages"])
+    for name in plan.drop:
+        if name in members or name in changes:
+            changes[name] = None
+    for old, new in plan.rename:
+        _rename(old, new, body, changes)
+    return body.with_members(changes) if changes else body.raw
+
+
+def _with_usage(options: bytes | None) -> Mapping[str, Any] | None:
+    """Stream options that ask for usage, None when the client's own already do. Other members stay as they are."""
+    if options is None or bytes(options) == b"null":
+        return {"include_usage": True}
+    try:
+        members = raw_members(options)
+    except DecodeError as error:
+        raise invalid_request("'stream_options' must be an object.", param="stream_options") from error
+    if bytes(members.get("include_usage", b"")) == b"true":
+        return None
+    return {**members, "include_usage": True}
+
+
+def _write_cap(call: Call, plan: _Plan, changes: dict[str, Any]) -> None:
+    """Tell the upstream the output cap, and tell it once: upstreams disagree on which of two caps counts."""
+    caps = call.endpoint.caps
+    if not caps:
+        return
+    used = [name for name in caps if name in call.body]
+    own = plan.cap_field if plan.cap_field in caps else caps[0]
+    for name in used:
+        changes[name] = None
+    changes[used[0] if used else own] = call.demand.cap_to_write
+
+
+def _without_developer(messages: bytes) -> Any:
+    """Messages with the role `developer` told as `system`; anything but a list is the upstream's to refuse."""
+    try:
+        return [_as_system(message) for message in raw_items(messages)]
+    except DecodeError:
+        return messages
+
+
+def _as_system(message: bytes) -> Any:
+    if b'"developer"' not in bytes(message):
+        return message
+    members: dict[str, Any] = dict(raw_members(message))
+    if bytes(members.get("role", b"")) != b'"developer"':
+        return message
+    members["role"] = "system"
+    return members
+
+
+def _rename(old: str, new: str, body: Body, changes: dict[str, Any]) -> None:
+    """Move a member, changed or not, to another name; null and absent are the same."""
+    value = changes[old] if old in changes else body.members.get(old)
+    if old not in body.members and value is None:
+        return
+    if value is not None and (old in changes or old in body):
+        changes[new] = value
+    changes[old] = None
+
+
+PROVIDER = OpenAI()

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from gateway.core.records import OutcomeRecord
+from gateway.storage.errors import DatabaseUnavailable, Invalid, MigrationRefused
+from gateway.storage.migrate import migrate, pending
+from gateway.storage.tables import LEDGER, Base
+
+
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'deep' / 'aidock.db'}"
+
+
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "aidock.db"
+
+
+def test_the_migrated_schema_is_the_one_the_tables_declare(tmp_path):
+    migrate(url(tmp_path))
+    engine = create_engine(url(tmp_path))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        differences = compare_metadata(context, Base.metadata)
+    engine.dispose()
+    assert differences == []
+
+
+def test_the_ledger_has_the_fields_of_the_record_in_its_order():
+    assert tuple(column.name for column in LEDGER.columns) == OutcomeRecord._fields
+
+
+def test_pending_lists_what_migrate_then_applies_and_touches_nothing(tmp_path):
+    waiting = pending(url(tmp_path))
+    assert waiting
+    assert waiting[0].startswith("0001: ")
+    assert not file(tmp_path).exists()
+    migrate(url(tmp_path))
+    assert pending(url(tmp_path)) == []
+
+
+def test_a_second_migration_changes_nothing_and_copies_nothing(tmp_path):
+    migrate(url(tmp_path))
+    before = file(tmp_path).read_bytes()
+    migrate(url(tmp_path))
+    assert file(tmp_path).read_bytes() == before
+    assert list(tmp_path.rglob("*.before-*")) == []
+
+
+def test_files_and_directory_are_for_the_owner_only(tmp_path):
+    migrate(url(tmp_path))
+    assert file(tmp_path).stat().st_mode & 0o777 == 0o600
+    assert file(tmp_path).parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_database_of_a_newer_release_is_refused_and_left_alone(tmp_path):
+    migrate(url(tmp_path))
+    with closing(sqlite3.connect(file(tmp_path))) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(MigrationRefused, match="newer AI Dock"):
+        migrate(url(tmp_path))
+    with pytest.raises(MigrationRefused, match="9999"):
+        pending(url(tmp_path))
+
+
+def test_an_existing_file_is_copied_with_its_rows_before_it_is_upgraded(tmp_path, monkeypatch):
+    scripts = scripts_with_one_more(tmp_path, "op.add_column('settings', sa.Column('note', sa.String()))")
+    migrate(url(tmp_path))
+    with closing(sqlite3.connect(file(tmp_path))) as connection, connection:
+        connection.execute("INSERT INTO settings VALUES ('colour', 'blue')")
+    monkeypatch.setattr("gateway.storage.migrate.migrations_dir", lambda: scripts)
+    migrate(url(tmp_path))
+    copy = file(tmp_path).with_name("aidock.db.before-0002")
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT * FROM settings").fetchall() == [("colour", "blue")]
+    with closing(sqlite3.connect(file(tmp_path))) as connection:
+        assert connection.execute("SELECT * FROM settings").fetchall() == [("colour", "blue", None)]
+
+
+def test_an_upgrade_that_fails_half_way_leaves_the_old_schema(tmp_path, monkeypatch):
+    scripts = scripts_with_one_more(tmp_path, "op.drop_table('ledger'); op.execute('no such statement')")
+    migrate(url(tmp_path))
+    monkeypatch.setattr("gateway.storage.migrate.migrations_dir", lambda: scripts)
+    with pytest.raises(DatabaseUnavailable):
+        migrate(url(tmp_path))
+    with closing(sqlite3.connect(file(tmp_path))) as connection:
+        assert connection.execute("SELECT count(*) FROM ledger").fetchone() == (0,)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+
+
+def scripts_with_one_more(tmp_path: Path, statement: str) -> Path:
+    """The project's migrations and one after them."""
+    from shutil import copytree
+
+    from gateway.paths import migrations_dir
+
+    scripts = copytree(migrations_dir(), tmp_path / "scripts")
+    text = f"""
+        '''one more'''
+        import sqlalchemy as sa
+        from alembic import op
+        revision = "0002"
+        down_revision = "0001"
+        branch_labels = depends_on = None
+        def upgrade() -> None:
+            {statement}
+    """
+    (scripts / "versions" / "0002_one_more.py").write_text(textwrap.dedent(text))
+    return scripts
+
+
+def test_processes_that_start_at_once_migrate_once(tmp_path):
+    program = f"from gateway.storage.migrate import migrate; migrate({url(tmp_path)!r})"
+    processes = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(3)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    assert pending(url(tmp_path)) == []
+
+
+def test_importing_storage_does_not_import_alembic():
+    program = "import gateway.storage.engine, gateway.storage.ledger, sys; sys.exit('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("wrong", ["", "nonsense", "mysql://root:hunter2@host/db", "sqlite://", "sqlite:///:memory:"])
+def test_a_url_of_another_kind_is_refused_without_repeating_it(wrong):
+    with pytest.raises(Invalid) as caught:
+        pending(wrong)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_reported_as_unavailable(tmp_path):
+    file(tmp_path).parent.mkdir()
+    file(tmp_path).write_text("this is not a database, but it is long enough to be looked at" * 100)
+    with pytest.raises(DatabaseUnavailable, match="not a database"):
+        migrate(url(tmp_path))
