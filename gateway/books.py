@@ -14,6 +14,7 @@ from gateway.core.call import Call
 from gateway.core.deployment import Target
 from gateway.core.errors import GatewayError, accounting_unavailable
 from gateway.core.limits import NOTHING, Actual
+from gateway.core.money import MAX_AMOUNT
 from gateway.core.ports import CounterStore, Journal, JournalUnavailable
 from gateway.core.records import IntentRecord, Outcome, OutcomeRecord
 from gateway.core.upstream import Exchange
@@ -24,6 +25,8 @@ from gateway.telemetry.metrics import Labels, Metrics
 
 _LEFT_BEFORE_A_STATUS = "499"
 """The code that metrics show for a client that left before it was answered, as nginx has it."""
+_MOST = MAX_AMOUNT - 1
+"""What counters can hold. An upstream that reports more is wrong, but its call must settle all the same."""
 
 
 @dataclass(slots=True, eq=False)
@@ -115,10 +118,10 @@ class Books:
         run.closed = True
         usage = _used(run, outcome)
         price = run.target.model.prices.at(run.call.created_at)
-        cost = 0 if usage is None else price.cost(usage.prompt, usage.completion, usage.cached or 0)
+        cost = 0 if usage is None else min(price.cost(usage.prompt, usage.completion, usage.cached or 0), _MOST)
         record = _outcome_record(run, outcome, usage, cost, price.version)
         self._journal.outcome(record)
-        actual = NOTHING if usage is None and not run.sent else Actual(1, usage.total if usage else 0, cost)
+        actual = NOTHING if usage is None and not run.sent else Actual(1, min(usage.total, _MOST) if usage else 0, cost)
         self._counters.settle(run.call.request_id, actual)
         self._count(run, record)
         if self._log is not None:

@@ -76,7 +76,8 @@ class Pipeline:
             self._count(endpoint, known, error)
             await refuse(client, endpoint, error, request_id, headers)
         except Exception:
-            logger.exception("a call failed before it reached an upstream")
+            logger.exception("a call failed in the gateway itself")
+            self._counters.settle(request_id, NOTHING)  # changes nothing where the books were closed
             failure = internal_error(request_id)
             self._count(endpoint, known, failure)
             await refuse(client, endpoint, failure, request_id, headers)
@@ -196,7 +197,9 @@ class _Known:
 async def refuse(
     client: Client, endpoint: Inference | Query, error: GatewayError, request_id: str, headers: Headers
 ) -> None:
-    """Answer with an error in the endpoint's dialect."""
+    """Answer with an error in the endpoint's dialect, unless an answer has begun: there is no second one."""
+    if client.began:
+        return
     said = [(name.encode(), safe_value(value)) for name, value in error.headers.items()]
     await client.reply(error.status, [*_JSON, *headers, *said], endpoint.dialect.error_body(error, request_id))
 

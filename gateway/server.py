@@ -39,7 +39,6 @@ END_CALLS_SECONDS: Final = 3.0
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _POLL_SECONDS: Final = 0.05
 _CUT_SECONDS: Final = 1.0
-_WORKER_START_SECONDS: Final = 30
 
 _log = logging.getLogger("aidock.server")
 
@@ -78,7 +77,7 @@ class ServerSettings:
 
 
 def run(settings: ServerSettings, app: str = APP, *, ready: Callable[[], None] | None = None) -> int:
-    """Serve until told to stop, and give the exit code. `ready` is called once the first worker serves.
+    """Serve until told to stop, and give the exit code. `ready` is called once, when every worker serves.
 
     `app` names a factory, `module:function`, which every worker calls without arguments; what it needs to know it
     finds in the environment. Raises `AddressInUse` and `CannotListen` before anything is started.
@@ -88,8 +87,7 @@ def run(settings: ServerSettings, app: str = APP, *, ready: Callable[[], None] |
     try:
         if settings.workers > 1:
             return Supervisor(config, settings, [listener], ready).serve()
-        server = Server(config, settings, ready=ready)
-        server.run(sockets=[listener])
+        Server(config, settings, ready=ready).run(sockets=[listener])
     except SystemExit as stop:  # uvicorn's way to say that the application did not start
         return stop.code if isinstance(stop.code, int) else 1
     finally:
@@ -143,7 +141,6 @@ def server_config(settings: ServerSettings, app: str) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive,
-        timeout_worker_healthcheck=_WORKER_START_SECONDS,
     )
 
 
@@ -279,7 +276,7 @@ class Worker(Process):
     @property
     def server(self) -> Server:
         if not isinstance(self._server, Server):
-            self._server = Server(self.config, self._settings, self._announce, supervised=True)
+            self._server = Server(self.config, self._settings, supervised=True, ready=self._announce)
         return self._server
 
     @property
@@ -323,8 +320,6 @@ class Supervisor(Multiprocess):
 
     def init_processes(self) -> None:
         self.processes = [self._start() for _ in range(self.processes_num)]
-        if self.processes[0].wait_until_ready(_WORKER_START_SECONDS, self.should_exit) and self._ready is not None:
-            self._ready()
 
     def keep_subprocess_alive(self) -> None:
         """Replace dead workers; stop where one could not even start, for its successors could not either."""

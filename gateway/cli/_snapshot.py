@@ -17,9 +17,8 @@ def snapshot_of(document: Document) -> Snapshot:
             version=1,
             known_policies=plugins.names("policies"),
             known_dialects=frozenset(plugins.providers()),
+            check_policy=plugins.policy,
         )
-        for entry in snapshot.policies:
-            plugins.policy(entry.name, entry.settings)
-    except (ConfigError, ValueError) as error:
+    except ConfigError as error:
         fail(str(error), BAD_CONFIG)
     return snapshot

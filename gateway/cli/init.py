@@ -12,7 +12,10 @@ from gateway.paths import config_file
 
 
 def _presets() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(config_file("examples").glob("*.yaml"))}
+    """The file with every option, and the examples, by name."""
+    return {"demo": config_file("aidock.yaml")} | {
+        path.stem: path for path in sorted(config_file("examples").glob("*.yaml"))
+    }
 
 
 @click.command()

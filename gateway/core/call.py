@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.core.limits import NO_LIMITS, LimitSet, Metric
-from gateway.core.money import FREE, Price
+from gateway.core.money import FREE, MAX_AMOUNT, Price
 
 if TYPE_CHECKING:
     from gateway.core.body import Body
@@ -48,12 +48,12 @@ class Demand:
         return per_choice * self.choices
 
     def of(self, metric: Metric) -> int:
-        """How much of a metric to reserve."""
+        """How much of a metric to reserve, as far as any store can count: no limit has room for more than that."""
         match metric:
             case "tokens":
-                return self.prompt_tokens + self.output_tokens
+                return min(self.prompt_tokens + self.output_tokens, MAX_AMOUNT - 1)
             case "cost":
-                return self.price.cost(self.prompt_tokens, self.output_tokens)
+                return min(self.price.cost(self.prompt_tokens, self.output_tokens), MAX_AMOUNT - 1)
         return 1
 
 

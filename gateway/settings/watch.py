@@ -19,7 +19,18 @@ logger = logging.getLogger("aidock.settings")
 
 Subscriber = Callable[[Snapshot], None]
 
-_FIXED_SERVER = ("host", "port", "workers", "log_format")
+_FIXED_SERVER = (
+    "host",
+    "port",
+    "workers",
+    "log_format",
+    "drain_notice",
+    "drain_seconds",
+    "header_timeout",
+    "body_timeout",
+    "write_timeout",
+    "max_body_bytes",
+)
 _FIXED_STORAGE = ("data", "database_url", "counters")
 
 

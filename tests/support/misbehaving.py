@@ -136,20 +136,21 @@ def chunk(data: bytes) -> bytes:
 
 
 class Misbehaving:
-    """A server on a free port of 127.0.0.1, alive inside `async with`. `requests` holds every request that was read
-    whole, in order; `connections` counts those accepted."""
+    """A server on 127.0.0.1, on a free port unless it is told one, alive inside `async with`. `requests` holds every
+    request that was read whole, in order; `connections` counts those accepted."""
 
     _server: asyncio.Server
 
-    def __init__(self, *scripts: Sequence[Step], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *scripts: Sequence[Step], tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.scripts = scripts
         self.tls = tls
+        self._port = port
         self.requests: list[bytes] = []
         self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls, limit=2**20)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self.tls, limit=2**20)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
