@@ -20,7 +20,7 @@ from gateway.core.records import IntentRecord, Outcome, OutcomeRecord
 from gateway.core.upstream import Exchange
 from gateway.core.usage import Usage
 from gateway.estimate import likely_prompt
-from gateway.telemetry.logs import LineWriter, line
+from gateway.telemetry.logs import LineWriter
 from gateway.telemetry.metrics import Labels, Metrics
 
 _LEFT_BEFORE_A_STATUS = "499"
@@ -85,7 +85,7 @@ class Books:
     def open(self, call: Call, target: Target) -> Run:
         """Write the INTENT of a call whose claims are held. Raises 503 when it cannot be written; the claims are
         given back then."""
-        principal, demand = call.principal, call.demand
+        principal, amounts = call.principal, call.demand.amounts
         intent = IntentRecord(
             call.request_id,
             call.created_at,
@@ -97,8 +97,8 @@ class Books:
             target.upstream.name,
             target.upstream_model,
             call.streamed,
-            demand.of("tokens"),
-            demand.of("cost"),
+            amounts["tokens"],
+            amounts["cost"],
             target.model.prices.at(call.created_at).version,
         )
         try:
@@ -121,11 +121,11 @@ class Books:
         cost = 0 if usage is None else min(price.cost(usage.prompt, usage.completion, usage.cached or 0), _MOST)
         record = _outcome_record(run, outcome, usage, cost, price.version)
         self._journal.outcome(record)
-        actual = NOTHING if usage is None and not run.sent else Actual(1, min(usage.total, _MOST) if usage else 0, cost)
+        actual = NOTHING if usage is None else Actual(1, min(usage.total, _MOST), cost)  # as the ledger has it
         self._counters.settle(run.call.request_id, actual)
         self._count(run, record)
         if self._log is not None:
-            self._log.put(line("info", "aidock.calls", "call", _log_fields(record)))
+            self._log.put(record)
 
     def _count(self, run: Run, record: OutcomeRecord) -> None:
         metrics = self._metrics
@@ -203,23 +203,3 @@ def _outcome_record(run: Run, outcome: Outcome, usage: Usage | None, cost: int, 
         None if first is None else int((first - call.started) * 1000),
         run.attempts,
     )
-
-
-def _log_fields(record: OutcomeRecord) -> dict[str, object]:
-    return {
-        "http.request.id": record.request_id,
-        "event.action": record.endpoint,
-        "event.outcome": record.outcome,
-        "http.response.status_code": record.status,
-        "event.duration_ms": record.latency_ms,
-        "aidock.first_token_ms": record.first_token_ms,
-        "aidock.attempts": record.attempts,
-        "aidock.provider": record.provider,
-        "gen_ai.request.model": record.model_id,
-        "gen_ai.usage.input_tokens": record.prompt_tokens,
-        "gen_ai.usage.output_tokens": record.completion_tokens,
-        "aidock.cost_microusd": record.cost_microusd,
-        "user.id": record.user,
-        "organization.name": record.department,
-        "aidock.key": record.key_id,
-    }

@@ -10,9 +10,9 @@ from gateway.core.body import Body
 from gateway.core.call import Call
 from gateway.core.deployment import Model, Route
 from gateway.core.endpoint import Inference
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, accounting_unavailable
 from gateway.core.limits import Level, LimitSet
-from gateway.core.ports import CounterStore
+from gateway.core.ports import CounterStore, StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.world import World
 
@@ -53,7 +53,10 @@ class Desk:
             return ()
         call = self._question(*next(iter(routes.items())))
         limits = [claim.limit for policy in self._world.policies for claim in policy.claims(call)]
-        return await self._counters.peek(limits)
+        try:
+            return await self._counters.peek(limits)
+        except StoreUnavailable as error:
+            raise accounting_unavailable("The gateway cannot look up your limits now. Try again shortly.") from error
 
     def _passes(self, name: str, route: Route) -> bool:
         try:

@@ -15,14 +15,23 @@ from gateway.core.money import Price
 _MOST_TOKENS_PER_PART = 50_000
 """No vision model in use charges more for one image, and no audio clip that fits a request does."""
 
-_MEDIA = (b'"image_url"', b'"input_audio"', b'"input_image"', b'"file"')
 _CHARACTERS_PER_TOKEN = 4
+
+_MARKS = (b'_url"', b'"input_', b'"file"', b"\\u005", b"\\u006", b"\\u007")
+"""One of these is in every body with media: the names of such parts, or an escaped letter that may hide one."""
+
+_PAYLOADS = ("url", "data", "file_data")
+"""Where media parts keep what is not text."""
 
 
 def demand(call: Call) -> Demand:
     """The most the call can use, by what its body says. Raises a 400 for members that make no sense."""
     endpoint, body = call.endpoint, call.body
-    requested = next((cap for name in endpoint.caps if (cap := body.count(name)) is not None), None)
+    requested: int | None = None
+    for name in endpoint.caps:
+        requested = body.count(name)
+        if requested is not None:
+            break
     return Demand(
         prompt_tokens=_prompt_bound(call),
         choices=endpoint.choices(body) if endpoint.choices is not None else 1,
@@ -34,33 +43,53 @@ def demand(call: Call) -> Demand:
 
 def likely_prompt(call: Call) -> int:
     """The prompt's tokens as a guess rather than a bound, for a call that ended without usage."""
-    bound = sum(call.body.size(name) for name in call.endpoint.prompt)
-    return max(1, min(bound, call.demand.prompt_tokens) // _CHARACTERS_PER_TOKEN)
+    return max(1, min(_prompt_bytes(call), call.demand.prompt_tokens) // _CHARACTERS_PER_TOKEN)
+
+
+def _prompt_bytes(call: Call) -> int:
+    size = call.body.size
+    total = 0
+    for name in call.endpoint.prompt:
+        total += size(name)
+    return total
 
 
 def _prompt_bound(call: Call) -> int:
-    body = call.body
-    bound = sum(body.size(name) for name in call.endpoint.prompt)
-    if any(mark in body.raw for mark in _MEDIA):
-        bound += sum(_MOST_TOKENS_PER_PART - size for size in _media_sizes(body.value("messages")))
-    windows = [target.model.context_window for target in call.route.every_target]
-    known = [window for window in windows if window is not None]
-    return min(bound, max(known)) if len(known) == len(windows) else bound
+    bound = _prompt_bytes(call)
+    if _carries_media(call.body.raw):
+        bound += sum(_MOST_TOKENS_PER_PART - size for size in _media_sizes(call.body.value("messages")))
+    window = 0
+    for target in call.route.every_target:
+        if target.model.context_window is None:
+            return bound
+        window = max(window, target.model.context_window)
+    return min(bound, window)
+
+
+def _carries_media(body: bytes) -> bool:
+    for mark in _MARKS:  # a plain loop: this runs for every call
+        if mark in body:
+            return True
+    return False
 
 
 def _media_sizes(messages: object) -> Iterator[int]:
-    """The sizes of the strings that carry media, wherever they stand."""
+    """For every part that is not text, how much of the body its media take."""
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") not in ("text", "refusal", None):
-                yield sum(_string_sizes(part))
+            if (
+                isinstance(part, dict)
+                and part.get("type") not in ("text", "refusal")
+                and part.keys() - {"type", "text"}
+            ):
+                yield sum(_payload_sizes(part))
 
 
-def _string_sizes(part: dict[str, object]) -> Iterator[int]:
+def _payload_sizes(part: dict[str, object]) -> Iterator[int]:
     for value in part.values():
         if isinstance(value, dict):
-            yield from (len(inner) for inner in value.values() if isinstance(inner, str))
+            yield from (len(inner) for name in _PAYLOADS if isinstance(inner := value.get(name), str))
 
 
 def _dearest(call: Call) -> Price:

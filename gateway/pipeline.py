@@ -18,7 +18,8 @@ from gateway.core.endpoint import Inference, Query
 from gateway.core.errors import GatewayError, accounting_unavailable, internal_error, invalid_request, overloaded
 from gateway.core.headers import Headers, safe_value
 from gateway.core.ids import new_request_id
-from gateway.core.limits import NOTHING, Claim, Denied, Granted, Level, Metric
+from gateway.core.limits import NOTHING, Claim, Denied, Granted, Level
+from gateway.core.money import MAX_AMOUNT
 from gateway.core.ports import CounterStore, Policy, StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.identity.credential import presented
@@ -78,9 +79,10 @@ class Pipeline:
         except Exception:
             logger.exception("a call failed in the gateway itself")
             self._counters.settle(request_id, NOTHING)  # changes nothing where the books were closed
-            failure = internal_error(request_id)
-            self._count(endpoint, known, failure)
-            await refuse(client, endpoint, failure, request_id, headers)
+            if not client.began:
+                failure = internal_error(request_id)
+                self._count(endpoint, known, failure)
+                await refuse(client, endpoint, failure, request_id, headers)
 
     async def identify(self, client: Client) -> Principal:
         """Who calls. Raises 401, or 503 where that cannot be found out."""
@@ -197,14 +199,14 @@ class _Known:
 async def refuse(
     client: Client, endpoint: Inference | Query, error: GatewayError, request_id: str, headers: Headers
 ) -> None:
-    """Answer with an error in the endpoint's dialect, unless an answer has begun: there is no second one."""
-    if client.began:
-        return
+    """Answer with an error in the endpoint's dialect."""
     said = [(name.encode(), safe_value(value)) for name, value in error.headers.items()]
     await client.reply(error.status, [*_JSON, *headers, *said], endpoint.dialect.error_body(error, request_id))
 
 
 def _wants_usage(body: Body) -> bool:
+    if "stream_options" not in body:
+        return False
     options = body.value("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
 
@@ -218,20 +220,34 @@ def _owner(policies: Sequence[Policy], call: Call, level: Level) -> Policy:
 
 def _what_is_left(levels: Sequence[Level]) -> Headers:
     """OpenAI's rate limit headers, for the tightest limit on requests and on tokens."""
+    requests: Level | None = None
+    tokens: Level | None = None
+    fewest_requests = fewest_tokens = MAX_AMOUNT
+    for level in levels:
+        limit = level[0]
+        metric = limit.metric
+        if limit.action != "deny":
+            continue
+        left = limit.amount - level[1]
+        if metric == "requests":
+            if left < fewest_requests:
+                requests, fewest_requests = level, left
+        elif metric == "tokens" and left < fewest_tokens:
+            tokens, fewest_tokens = level, left
     headers: Headers = []
-    for metric, word in _SHOWN:
-        tightest: Level | None = None
-        for level in levels:
-            limit = level.limit
-            binds = limit.metric == metric and limit.action == "deny"
-            if binds and (tightest is None or level.remaining < tightest.remaining):
-                tightest = level
-        if tightest is not None:
-            headers.append((b"x-ratelimit-limit-" + word, b"%d" % tightest.limit.amount))
-            headers.append((b"x-ratelimit-remaining-" + word, b"%d" % tightest.remaining))
-            if tightest.resets_in is not None:
-                headers.append((b"x-ratelimit-reset-" + word, b"%ds" % tightest.resets_in))
+    if requests is not None:
+        _show(headers, requests, *_REQUESTS)
+    if tokens is not None:
+        _show(headers, tokens, *_TOKENS)
     return headers
 
 
-_SHOWN: tuple[tuple[Metric, bytes], ...] = (("requests", b"requests"), ("tokens", b"tokens"))
+def _show(headers: Headers, level: Level, limit: bytes, remaining: bytes, reset: bytes) -> None:
+    headers.append((limit, b"%d" % level.limit.amount))
+    headers.append((remaining, b"%d" % level.remaining))
+    if level.resets_in is not None:
+        headers.append((reset, b"%ds" % level.resets_in))
+
+
+_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")

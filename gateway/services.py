@@ -46,7 +46,7 @@ class Services:
         self.data = Path(snapshot.storage.data)
         self.file_limits: tuple[Limit, ...] = ()
         self.log = logs.set_up(snapshot.server.log_format)
-        self.metrics = Metrics(__version__)
+        self.metrics = Metrics(__version__, _metrics_directory(environ))
         self.database = Database.open(snapshot.storage.database_url, self.data)
         self.directory = Directory(self.database, load_pepper(environ, self.data), lambda: self.file_limits)
         self.counters = counter_store(snapshot.storage.counters, snapshot.zone)
@@ -134,6 +134,12 @@ class Services:
                 raise ValueError(f"a TLS file of a provider cannot be used: {error}") from error
             self._transports[tls] = transport
         return transport
+
+
+def _metrics_directory(environ: Mapping[str, str]) -> Path | None:
+    """Where the workers of one instance share their metrics; `serve` makes it where there are several."""
+    directory = environ.get("AIDOCK_METRICS_DIR")
+    return Path(directory) if directory else None
 
 
 class LedgerTable:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gateway.core.secret import Secret
 from gateway.identity.issuing import issue
-from gateway.identity.pepper import Pepper
+from gateway.identity.pepper import Pepper, confirm
 from gateway.settings.environment import env_or_file
 from gateway.storage import departments, users
 from gateway.storage.engine import Database
@@ -27,11 +27,13 @@ async def set_up(database: Database, pepper: Pepper, environ: Mapping[str, str])
     """Make the first department, administrator and key, once: None where there are users already.
 
     `AIDOCK_INIT_ADMIN_EMAIL` and `AIDOCK_INIT_API_KEY` (or their `_FILE` twins) take the place of what would be made
-    up. Raises `Invalid` for an address or key that cannot be one.
+    up. Raises `Invalid` for an address or key that cannot be one, and
+    `PepperRefused` for another secret than the database was filled with.
     """
     email = env_or_file(environ, "AIDOCK_INIT_ADMIN_EMAIL") or ADMIN
     given = env_or_file(environ, "AIDOCK_INIT_API_KEY")
     async with database.write() as session:
+        await confirm(session, pepper)
         if await users.every(session):
             return None
         await departments.create(session, DEPARTMENT)

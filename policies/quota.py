@@ -38,8 +38,8 @@ class Quota:
             call.demand.cap_output(self._default_output)
 
     def claims(self, call: Call) -> Sequence[Claim]:
-        demand = call.demand
-        return [Claim(limit, demand.of(limit.metric)) for limit in call.limits.quota]
+        amounts = call.demand.amounts
+        return [Claim(limit, amounts[limit.metric]) for limit in call.limits.quota]
 
     def shrink(self, call: Call, level: Level) -> bool:
         """Lower a cap that the client did not choose to what is left. False where that would leave too little."""
@@ -57,9 +57,10 @@ class Quota:
         reset = "It does not reset" if level.resets_in is None else f"It resets in {level.resets_in} s"
         window = "in total" if limit.window == "total" else f"per {limit.window}"
         metric: Metric = limit.metric
+        needed = call.demand.amounts[metric]
         return quota_exhausted(
             f"Quota of {limit.label} used up: limit {_show(metric, limit.amount)} {window}, "
-            f"{_show(metric, level.used)} used or held, this call may need {_show(metric, call.demand.of(metric))}. "
+            f"{_show(metric, level.used)} used or held, this call may need {_show(metric, needed)}. "
             f"{reset}; ask your administrator for more.",
             level.resets_in,
         )

@@ -23,18 +23,18 @@ class RateLimit:
 
     def check(self, call: Call) -> None:
         if call.limits.rate and call.endpoint.caps:
-            call.demand.expected_output = self._expected_output
+            call.demand.expect_output(self._expected_output)
 
     def claims(self, call: Call) -> Sequence[Claim]:
-        demand = call.demand
-        return [Claim(limit, demand.of(limit.metric)) for limit in call.limits.rate]
+        amounts = call.demand.amounts
+        return [Claim(limit, amounts[limit.metric]) for limit in call.limits.rate]
 
     def denied(self, call: Call, level: Level) -> GatewayError:
         limit = level.limit
         wait = level.resets_in or 1
         return rate_limited(
             f"Rate limit of {limit.label} reached: {limit.amount} {limit.metric} per {limit.window}, "
-            f"{level.used} used or held, this call needs {call.demand.of(limit.metric)}. Try again in {wait} s.",
+            f"{level.used} used or held, this call needs {call.demand.amounts[limit.metric]}. Try again in {wait} s.",
             wait,
         )
 

@@ -17,6 +17,7 @@ _COMMANDS = {
     "keys": "API keys.",
     "quotas": "How much of what.",
     "usage": "What was used.",
+    "connect": "Print what a client needs to use this gateway.",
     "migrate": "Bring the database to this release.",
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
+from sqlalchemy.engine import make_url
 
 from gateway.identity.pepper import PepperRefused
 from gateway.settings.load import Document, load
@@ -27,6 +28,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BAD_CONFIG = 78
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_LONGEST_S = 100 * 366 * 86400
+_LAST_MOMENT = 253_402_300_799
+"""The last second of the year 9999, which is as far as dates go."""
 
 config_option = click.option(
     "--config",
@@ -50,12 +56,24 @@ def document_of(config: Path | None, flags: Mapping[str, Any] | None = None) -> 
 async def database_of(document: Document) -> AsyncIterator[Database]:
     """The configured database, brought to this release."""
     storage = document.settings.storage
-    await asyncio.to_thread(migrate, storage.database_url)
+    await on_schema(migrate, storage.database_url)
     database = Database.open(storage.database_url, Path(storage.data))
     try:
         yield database
     finally:
         await database.close()
+
+
+async def on_schema(work: Callable[[str], T], url: str) -> T:
+    """Do schema work off the loop. Raises `DatabaseUnavailable` saying which database that was, and a remedy."""
+    try:
+        return await asyncio.to_thread(work, url)
+    except (DatabaseUnavailable, OSError) as error:
+        shown = make_url(url).render_as_string(hide_password=True)
+        raise DatabaseUnavailable(
+            f"{error} The database is {shown}: check that it is there and this user may write to it, restore a backup, "
+            "or name another in storage.database (DATABASE_URL) or AIDOCK_DATA."
+        ) from error
 
 
 def command(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
@@ -95,7 +113,17 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: boo
 
 def moment(seconds: float | None) -> str | None:
     """A unix time as ISO 8601, to the second, in UTC."""
-    return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+    return (
+        None
+        if seconds is None
+        else f"{datetime.fromtimestamp(min(int(seconds), _LAST_MOMENT), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    )
+
+
+def base_url(host: str, port: int) -> str:
+    """Where this machine reaches a gateway that listens there."""
+    host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def duration(text: str) -> float:
@@ -103,7 +131,10 @@ def duration(text: str) -> float:
     found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip().lower())
     if found is None:
         raise click.BadParameter(f"'{text}' is not a duration such as 30d, 24h or 15m")
-    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+    seconds = int(found[1]) * _SECONDS[found[2]]
+    if seconds > _LONGEST_S:
+        raise click.BadParameter(f"'{text}' is longer than a hundred years; leave it out for something without an end")
+    return seconds
 
 
 def names(text: str | None) -> list[str] | None:

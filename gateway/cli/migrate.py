@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
 import click
 
 from gateway.cli._shared import command as run
-from gateway.cli._shared import config_option, document_of, note
+from gateway.cli._shared import config_option, document_of, note, on_schema
 from gateway.storage.migrate import migrate, pending
 
 
@@ -20,7 +19,7 @@ from gateway.storage.migrate import migrate, pending
 async def command(check: bool, config: Path | None) -> None:
     """Bring the database to this release. An SQLite file is copied first."""
     url = document_of(config).settings.storage.database_url
-    waiting = await asyncio.to_thread(pending, url)
+    waiting = await on_schema(pending, url)
     for step in waiting:
         click.echo(step)
     if not waiting:
@@ -28,5 +27,5 @@ async def command(check: bool, config: Path | None) -> None:
     elif check:
         sys.exit(1)
     else:
-        await asyncio.to_thread(migrate, url)
+        await on_schema(migrate, url)
         note(f"Applied {len(waiting)}.")

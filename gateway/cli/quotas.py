@@ -11,8 +11,9 @@ import click
 from gateway.cli._shared import command as run
 from gateway.cli._shared import config_option, database_of, document_of, json_option, note, show
 from gateway.core.limits import ACTIONS, METRICS, SCOPES, Action, Limit, Metric, Scope, Window
-from gateway.core.money import dollars, micros
+from gateway.core.money import MAX_AMOUNT, dollars, micros
 from gateway.storage import quotas
+from gateway.storage.errors import Conflict
 
 _COLUMNS = ("scope", "subject", "metric", "limit", "window", "action", "origin")
 _WINDOWS = ("minute", "hour", "day", "month", "total")
@@ -52,8 +53,18 @@ async def set_(
     aidock quotas set key 7Hq2c0Xy1Zab parallel 4          (parallel takes no window)
     """
     wanted = Limit(scope, _subject(scope, subject), metric, _window(metric, window), _amount(metric, limit), action)
-    async with database_of(document_of(config)) as database, database.write() as session:
+    from gateway.cli._origins import counter_of, stated
+
+    document = document_of(config)
+    async with database_of(document) as database, database.write() as session:
         put = quotas.as_limit(await quotas.put(session, wanted))
+        index = stated(document).get(counter_of(put))
+        if index is not None:
+            raise Conflict(
+                f"{document.place(('quotas', index))} sets this limit on {put.metric} of {put.label} already, and it "
+                "would now be in the database too. It can have one origin: change it there, or take it out there "
+                "and set it here."
+            )
     show([_row(put, "console")], _COLUMNS, as_json)
 
 
@@ -105,9 +116,10 @@ def _amount(metric: Metric, text: str) -> int:
         number = Decimal(text.replace("_", "").removeprefix("$"))
     except InvalidOperation:
         raise click.BadParameter(f"'{text}' is not a number", param_hint="LIMIT") from None
-    if not number.is_finite() or number < 0 or (metric != "cost" and number != int(number)):
+    most = dollars(MAX_AMOUNT - 1) if metric == "cost" else Decimal(MAX_AMOUNT - 1)
+    if not number.is_finite() or not 0 <= number <= most or (metric != "cost" and number != int(number)):
         kind = "an amount of US dollars" if metric == "cost" else "a whole number"
-        raise click.BadParameter(f"a limit on {metric} is {kind}, 0 or more", param_hint="LIMIT")
+        raise click.BadParameter(f"a limit on {metric} is {kind} from 0 to {most:f}", param_hint="LIMIT")
     return micros(number) if metric == "cost" else int(number)
 
 

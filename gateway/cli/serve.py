@@ -9,18 +9,24 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from textwrap import indent
 
 import click
+from uvicorn.config import STARTUP_FAILURE
 
 from gateway import __version__
-from gateway.cli._shared import config_option, database_of, document_of, fail, note
+from gateway.cli._clients import curl_command
+from gateway.cli._preflight import CannotStart, check_counters, check_writable, refuse_second_origins
+from gateway.cli._shared import BAD_CONFIG, base_url, config_option, database_of, document_of, fail, note
 from gateway.cli._snapshot import snapshot_of
 from gateway.guard import GuardLimits
 from gateway.identity.pepper import PepperRefused, load_pepper
 from gateway.server import AddressInUse, CannotListen, ServerSettings, run
 from gateway.settings.compile import Snapshot
 from gateway.settings.load import Document
+from gateway.settings.problems import ConfigError
 from gateway.setup import FirstStart, set_up
+from gateway.storage import quotas
 from gateway.storage.errors import DatabaseUnavailable, Invalid, MigrationRefused
 
 
@@ -44,15 +50,27 @@ def command(config: Path | None, host: str | None, port: int | None, workers: in
     document = document_of(config)
     snapshot = snapshot_of(document)
     try:
-        first = asyncio.run(_prepare(document))
-    except (DatabaseUnavailable, MigrationRefused, PepperRefused, Invalid) as error:
+        first = asyncio.run(_prepare(document, snapshot))
+    except (DatabaseUnavailable, MigrationRefused, PepperRefused, Invalid, CannotStart) as error:
         fail(f"AI Dock cannot start: {error}", 1)
+    except ConfigError as error:
+        fail(str(error), BAD_CONFIG)
+    if first is not None and first.key is not None:
+        # Before anything else can go wrong: what is made now is not shown a second time.
+        note(f"  API key   {first.key.reveal()}")
+        note(f"            (shown once; another: aidock keys create --user {first.admin})")
     sys.exit(_serve(snapshot, first, began))
 
 
-async def _prepare(document: Document) -> FirstStart | None:
+async def _prepare(document: Document, snapshot: Snapshot) -> FirstStart | None:
+    """Find out in words what would keep the workers from starting; on a first start, set up."""
+    data = Path(snapshot.storage.data)
+    check_writable(data / "journal")
     async with database_of(document) as database:
-        pepper = load_pepper(os.environ, Path(document.settings.storage.data))
+        pepper = load_pepper(os.environ, data)
+        async with database.read() as session:
+            refuse_second_origins(document, await quotas.limits(session))
+        await check_counters(snapshot)
         return await set_up(database, pepper, os.environ)
 
 
@@ -73,12 +91,15 @@ def _serve(snapshot: Snapshot, first: FirstStart | None, began: float) -> int:
     )
     metrics = _metrics_directory(snapshot) if server.workers > 1 else None
     try:
-        return run(settings, ready=lambda: _welcome(snapshot, first, began))
+        code = run(settings, ready=lambda: _welcome(snapshot, first, began))
     except (AddressInUse, CannotListen) as error:
         fail(str(error), 1)
     finally:
         if metrics is not None:
             shutil.rmtree(metrics, ignore_errors=True)
+    if code == STARTUP_FAILURE:
+        fail("AI Dock cannot start: the log on stdout says why.", 1)
+    return code
 
 
 def _metrics_directory(snapshot: Snapshot) -> str:
@@ -90,21 +111,13 @@ def _metrics_directory(snapshot: Snapshot) -> str:
 def _welcome(snapshot: Snapshot, first: FirstStart | None, began: float) -> None:
     """What a person needs who has just started the gateway. The key is shown at the first start only."""
     server = snapshot.server
-    host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "") else server.host
-    base = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    base = base_url(server.host, server.port)
     note(f"AI Dock {__version__} ready in {time.monotonic() - began:.1f} s    {base}")
-    key = "$AIDOCK_API_KEY"
-    if first is not None and first.key is not None:
-        key = first.key.reveal()
-        note(f"  API key   {key}\n            (shown once; another: aidock keys create --user {first.admin})")
     model = next(iter(snapshot.routes))
     note(f"  Models    {', '.join(list(snapshot.routes)[:8])}")
     if first is not None:
-        note(
-            f"Try it:\n  curl -N {base}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n"
-            "    -H 'Content-Type: application/json' \\\n"
-            f'    -d \'{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}\''
-        )
+        key = "$AIDOCK_API_KEY" if first.key is None else first.key.reveal()
+        note(f"Try it:\n{indent(curl_command(base, model, key), '  ')}")
     note(
         f"Data in {snapshot.storage.data}   Config: {snapshot.origin or 'none (aidock init writes one)'}   "
         f"Metrics {base}/metrics   Stop Ctrl+C"

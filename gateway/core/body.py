@@ -45,17 +45,20 @@ class Body:
     def __contains__(self, name: str) -> bool:
         """Whether the member is there and not null."""
         raw = self.members.get(name)
-        return raw is not None and bytes(raw) != b"null"
+        return raw is not None and not _is_null(raw)
 
     def size(self, name: str) -> int:
         """Bytes the member's value takes; 0 when it is absent."""
         raw = self.members.get(name)
-        return 0 if raw is None else memoryview(raw).nbytes
+        return 0 if raw is None else len(memoryview(raw))
 
     def is_filled_array(self, name: str) -> bool:
         """Whether the member is an array with something in it."""
-        raw = bytes(self.members.get(name, b""))
-        return raw.startswith(b"[") and raw[1:].lstrip() != b"]"
+        raw = self.members.get(name)
+        if raw is None:
+            return False
+        start = bytes(memoryview(raw)[:64])
+        return start.startswith(b"[") and start[1:].lstrip() != b"]"
 
     def value(self, name: str) -> Any:
         """The member decoded whole, None when absent or null."""
@@ -69,7 +72,7 @@ class Body:
 
     def text(self, name: str) -> str | None:
         raw = self.members.get(name)
-        if raw is None or bytes(raw) == b"null":
+        if raw is None or _is_null(raw):
             return None
         try:
             return _TEXT.decode(raw)
@@ -90,6 +93,8 @@ class Body:
 
     def count(self, name: str, *, least: int = 0, most: int = 2**31) -> int | None:
         """The member as an integer within bounds, None when absent or null."""
+        if name not in self.members:
+            return None
         value = self.value(name)
         if value is None:
             return None
@@ -118,6 +123,10 @@ def raw_members(document: bytes) -> dict[str, msgspec.Raw]:
 def raw_items(document: bytes) -> list[msgspec.Raw]:
     """A JSON array's items, each as its own bytes. Raises `DecodeError`."""
     return _ITEMS.decode(document)
+
+
+def _is_null(raw: msgspec.Raw) -> bool:
+    return len(memoryview(raw)) == 4 and bytes(raw) == b"null"
 
 
 def _reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,18 @@ class Demand:
     output_cap: int | None = None
     expected_output: int = 0
     price: Price = FREE
+    _amounts: dict[Metric, int] | None = field(default=None, init=False, repr=False)
 
     def cap_output(self, tokens: int) -> None:
         """Lower the output cap; a cap never rises."""
         if self.output_cap is None or tokens < self.output_cap:
             self.output_cap = tokens
+            self._amounts = None
+
+    def expect_output(self, tokens: int) -> None:
+        """Reckon with this much output where nobody caps it."""
+        self.expected_output = tokens
+        self._amounts = None
 
     @property
     def cap_to_write(self) -> int | None:
@@ -43,18 +51,18 @@ class Demand:
         return None if self.output_cap == self.requested_cap else self.output_cap
 
     @property
-    def output_tokens(self) -> int:
-        per_choice = self.expected_output if self.output_cap is None else self.output_cap
-        return per_choice * self.choices
-
-    def of(self, metric: Metric) -> int:
-        """How much of a metric to reserve, as far as any store can count: no limit has room for more than that."""
-        match metric:
-            case "tokens":
-                return min(self.prompt_tokens + self.output_tokens, MAX_AMOUNT - 1)
-            case "cost":
-                return min(self.price.cost(self.prompt_tokens, self.output_tokens), MAX_AMOUNT - 1)
-        return 1
+    def amounts(self) -> Mapping[Metric, int]:
+        """How much of each metric to reserve, as far as counters can count: no limit has room for more than that."""
+        amounts = self._amounts
+        if amounts is None:
+            output = (self.expected_output if self.output_cap is None else self.output_cap) * self.choices
+            amounts = self._amounts = {
+                "requests": 1,
+                "parallel": 1,
+                "tokens": min(self.prompt_tokens + output, MAX_AMOUNT - 1),
+                "cost": min(self.price.cost(self.prompt_tokens, output), MAX_AMOUNT - 1),
+            }
+        return amounts
 
 
 @dataclass(slots=True)

@@ -93,7 +93,7 @@ class Route:
     targets: tuple[Target, ...]
     weights: tuple[int, ...]
     fallbacks: tuple[Target, ...] = ()
+    every_target: tuple[Target, ...] = field(init=False)
 
-    @property
-    def every_target(self) -> tuple[Target, ...]:
-        return self.targets + self.fallbacks
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "every_target", self.targets + self.fallbacks)

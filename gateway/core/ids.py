@@ -1,14 +1,16 @@
-"""Request ids: UUIDv7, so that they sort by time and need no coordination."""
+"""Request ids: UUIDv7, so that they sort by time and need no coordination. They are names, not secrets."""
 
 from __future__ import annotations
 
-import os
 import time
+from random import getrandbits
+
+_LOW = (1 << 62) - 1
 
 
 def new_request_id() -> str:
     """A fresh id, 36 characters."""
-    millis = int(time.time() * 1000) & 0xFFFF_FFFF_FFFF
-    noise = int.from_bytes(os.urandom(10))
-    value = f"{millis:012x}7{noise >> 68:03x}{0x8 | (noise >> 66 & 0x3):x}{noise & ((1 << 60) - 1):015x}"
-    return f"{value[:8]}-{value[8:12]}-{value[12:16]}-{value[16:20]}-{value[20:]}"
+    noise = getrandbits(74)
+    value = (int(time.time() * 1000) << 80) | (7 << 76) | (noise >> 62 << 64) | (2 << 62) | (noise & _LOW)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

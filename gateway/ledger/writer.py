@@ -34,7 +34,7 @@ class LedgerWriter:
         *,
         quarantine: Path | None = None,
         batch: int = 500,
-        linger: float = 0.2,
+        linger: float = 0.5,
         max_backoff: float = 5.0,
     ) -> None:
         """`quarantine` is `quarantine.jsonl` beside the journals unless told otherwise."""

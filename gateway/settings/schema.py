@@ -56,7 +56,7 @@ class ServerSettings(Section):
     header_timeout: Seconds = 10.0
     """How long a client may take to send its request head."""
     body_timeout: Seconds = 30.0
-    """How long a client may pause while it sends its body."""
+    """How long a client may take to send its body, however steadily it comes."""
     write_timeout: Seconds = 30.0
     """How long a client may take nothing of its answer."""
     log_format: Literal["auto", "json", "text"] = "auto"
@@ -82,7 +82,7 @@ class TlsSettings(Section):
     """How a provider is met over TLS."""
 
     ca_file: Name | None = None
-    """Certificates to trust instead of the system's, PEM."""
+    """Certificates to trust besides the system's, PEM."""
     client_cert: Name | None = None
     """Our certificate for mutual TLS, PEM."""
     client_key: Name | None = None

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, case, delete, func, literal, select
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from gateway.core.limits import Metric, Scope
 from gateway.core.money import MICROS_PER_DOLLAR, Price
@@ -72,22 +72,47 @@ async def insert_rows(session: AsyncSession, rows: Sequence[OutcomeRecord], zone
 
 
 async def _add(session: AsyncSession, rows: Sequence[OutcomeRecord]) -> set[tuple[str, str]]:
-    """Insert, and tell the keys of the rows that were not there. Handed to the driver as it is: SQLAlchemy's own
-    handling of bound values would take longer than the database does."""
+    """Insert, and tell the keys of the rows that were not there. Handed to the driver as they are: SQLAlchemy's own
+    handling of bound values would take longer than the database does.
+
+    Rows are nearly always new, and an insert that need not say which were is four times as quick; only where one of
+    them turns out to be there is the batch inserted again with that question.
+    """
     connection = await session.connection()
+    if await _add_new(connection, rows):
+        return {(row.request_id, row.kind) for row in rows}
     statement = _insert_statement(connection.dialect.name, len(rows))
+    added: Any = await _run(connection, statement, tuple(chain.from_iterable(rows)))
+    return {tuple(key) for key in added}
+
+
+async def _add_new(connection: AsyncConnection, rows: Sequence[OutcomeRecord]) -> bool:
+    """Insert rows of which none is there yet. False, and nothing done, where one is."""
+    if connection.dialect.name != "sqlite":
+        return False
     try:
-        added: Any = await connection.exec_driver_sql(statement, tuple(chain.from_iterable(rows)))
+        async with connection.begin_nested():
+            await _run(connection, _INSERT_ONE, [tuple(row) for row in rows])
+    except Unstorable:
+        return False  # there already, or unfit for the table: the other statement tells the two apart
+    return True
+
+
+async def _run(connection: AsyncConnection, statement: str, values: Any) -> Any:
+    try:
+        return await connection.exec_driver_sql(statement, values)
     except _UNSTORABLE as error:
         if isinstance(error, ProgrammingError) and "binding" not in str(error.orig):
             raise  # about the statement, not about a value
         raise Unstorable(f"The ledger cannot hold one of these rows: {getattr(error, 'orig', error)}.") from error
-    return {tuple(key) for key in added}
+
+
+_COLUMNS: Final = ", ".join(f'"{column.name}"' for column in LEDGER.columns)
+_INSERT_ONE: Final = f"INSERT INTO ledger ({_COLUMNS}) VALUES ({', '.join('?' * len(LEDGER.columns))})"  # noqa: S608  names are ours
 
 
 @lru_cache(maxsize=8)
 def _insert_statement(dialect: str, count: int) -> str:
-    columns = ", ".join(f'"{column.name}"' for column in LEDGER.columns)
     width = len(LEDGER.columns)
     if dialect == "sqlite":
         row = f"({', '.join('?' * width)})"
@@ -96,7 +121,7 @@ def _insert_statement(dialect: str, count: int) -> str:
         values = ", ".join(
             f"({', '.join(f'${first + i}' for i in range(width))})" for first in range(1, count * width, width)
         )
-    return f"INSERT INTO ledger ({columns}) VALUES {values} ON CONFLICT DO NOTHING RETURNING request_id, kind"  # noqa: S608  names are ours
+    return f"INSERT INTO ledger ({_COLUMNS}) VALUES {values} ON CONFLICT DO NOTHING RETURNING request_id, kind"  # noqa: S608  names are ours
 
 
 def _first_of_each(rows: Iterable[OutcomeRecord], wanted: set[tuple[str, str]]) -> list[OutcomeRecord]:

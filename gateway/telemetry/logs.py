@@ -15,12 +15,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 from gateway.core.body import encode
+from gateway.core.records import OutcomeRecord
 
-Format = Literal["json", "text"]
 Fields = Mapping[str, object]
+Line = Fields | OutcomeRecord
+"""What is logged: fields, or a call's outcome, which is put into words by the thread that writes it."""
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 """The call being served; put on every line logged while it is."""
@@ -37,19 +40,19 @@ class LineWriter:
     def __init__(self, fd: int, render: Callable[[Fields], bytes]) -> None:
         self._fd = fd
         self._render = render
-        self._lines: deque[Fields] = deque()
+        self._lines: deque[Line] = deque()
         self._dropped = 0
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def put(self, fields: Fields) -> None:
+    def put(self, entry: Line) -> None:
         """Queue a line; a full queue drops it and counts the drop."""
         if len(self._lines) >= _MOST_LINES:
             self._dropped += 1
             return
-        self._lines.append(fields)
+        self._lines.append(entry)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -71,7 +74,7 @@ class LineWriter:
     def _write_queued(self) -> None:
         lines = self._lines
         while lines:
-            batch = b"".join([self._render(lines.popleft()) for _ in range(min(len(lines), 500))])
+            batch = b"".join([self._render(_fields(lines.popleft())) for _ in range(min(len(lines), 500))])
             dropped, self._dropped = self._dropped, 0
             if dropped:
                 batch += self._render(line("warning", "aidock.logs", "log lines dropped", {"dropped": dropped}))
@@ -89,10 +92,14 @@ class QueueHandler(logging.Handler):
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # arguments that do not fit the message must cost neither line nor caller
+            message = f"{record.msg} {record.args}"
         extra = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
         if record.exc_info:
             extra["error.stack_trace"] = logging.Formatter().formatException(record.exc_info)
-        self._writer.put(line(record.levelname.lower(), record.name, record.getMessage(), extra, record.created))
+        self._writer.put(line(record.levelname.lower(), record.name, message, extra, record.created))
 
 
 def line(level: str, logger: str, message: str, fields: Fields, created: float | None = None) -> Fields:
@@ -110,11 +117,43 @@ def line(level: str, logger: str, message: str, fields: Fields, created: float |
     return common
 
 
+def _fields(entry: Line) -> Fields:
+    return call_fields(entry) if isinstance(entry, OutcomeRecord) else entry
+
+
+def call_fields(record: OutcomeRecord) -> Fields:
+    """A call's line. It has no prompt, no answer and no credential: the record has none."""
+    return {
+        "@timestamp": record.created_at + record.latency_ms / 1000,
+        "log.level": "info",
+        "log.logger": "aidock.calls",
+        "message": "call",
+        "http.request.id": record.request_id,
+        "event.action": record.endpoint,
+        "event.outcome": record.outcome,
+        "http.response.status_code": record.status,
+        "event.duration_ms": record.latency_ms,
+        "aidock.first_token_ms": record.first_token_ms,
+        "aidock.attempts": record.attempts,
+        "aidock.provider": record.provider,
+        "gen_ai.request.model": record.model_id,
+        "gen_ai.usage.input_tokens": record.prompt_tokens,
+        "gen_ai.usage.output_tokens": record.completion_tokens,
+        "aidock.cost_microusd": record.cost_microusd,
+        "user.id": record.user,
+        "organization.name": record.department,
+        "aidock.key": record.key_id,
+    }
+
+
 def as_json(fields: Fields) -> bytes:
     """A line for machines."""
-    stamped = dict(fields)
-    stamped["@timestamp"] = _iso(stamped["@timestamp"])
-    return encode(_plain(stamped)) + b"\n"
+    stamped = {**fields, "@timestamp": _iso(fields["@timestamp"])}
+    try:
+        return encode(stamped) + b"\n"
+    except (TypeError, ValueError, OverflowError):
+        # A value that is no JSON, an integer past 64 bits or text with a lone surrogate must not cost the line.
+        return encode({name: _scalar(value) for name, value in stamped.items()}) + b"\n"
 
 
 def as_text(fields: Fields) -> bytes:
@@ -125,7 +164,9 @@ def as_text(fields: Fields) -> bytes:
     colour = _COLOURS.get(str(level), "")
     values = " ".join(f"{name}={_printable(value)}" for name, value in rest.items())
     text = f"{_iso(at)[11:23]} {colour}{level:<7}{colour and _RESET} {_printable(message)}  {values}".rstrip()
-    return (text + (f"\n{trace}" if trace else "") + "\n").encode(errors="replace")
+    if trace:
+        text = "\n".join([text, *map(_printable, str(trace).split("\n"))])
+    return f"{text}\n".encode(errors="replace")
 
 
 def set_up(format: Literal["auto", "json", "text"], level: str = "info") -> LineWriter:
@@ -146,18 +187,19 @@ _RESET = "\x1b[0m"
 
 
 def _iso(at: object) -> str:
-    moment = datetime.fromtimestamp(at if isinstance(at, int | float) else 0.0, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, fraction = divmod(at if isinstance(at, int | float) else 0.0, 1)
+    return f"{_second(int(seconds))}.{int(fraction * 1000):03d}Z"
 
 
-def _plain(fields: Fields) -> dict[str, object]:
-    return {name: _scalar(value) for name, value in fields.items()}
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _scalar(value: object) -> object:
-    if isinstance(value, int | float | None):
+    if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63):
         return value
-    return str(value).encode(errors="replace").decode()  # a lone surrogate must not cost the line
+    return str(value).encode(errors="replace").decode()
 
 
 def _printable(value: object) -> str:

@@ -1,0 +1,180 @@
+"""The estimate is a bound: no tokenizer makes more of a body than is reserved for it."""
+
+import json
+import timeit
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.deployment import Route
+from gateway.core.errors import GatewayError
+from gateway.core.money import Price
+from gateway.estimate import likely_prompt
+from tests.support.calls import CHAT, COMPLETIONS, EMBEDDINGS, a_call, a_model, a_route, a_target, priced
+
+IMAGE = "data:image/png;base64," + "A" * 300_000
+
+
+def chat(content: Any, **members: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": content}], **members}
+
+
+def worst_case(text: str) -> int:
+    """A tokenizer that knows no word: one token for every byte."""
+    return len(text.encode())
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(texts, st.booleans(), st.lists(texts, max_size=3))
+def test_no_text_has_more_tokens_than_the_bound_however_it_is_escaped(
+    text: str, ascii_only: bool, parts: list[str]
+) -> None:
+    messages = [
+        {"role": "system", "content": text},
+        {"role": "user", "content": [{"type": "text", "text": part} for part in parts]},
+    ]
+    body = json.dumps({"model": "m", "messages": messages}, ensure_ascii=ascii_only).encode()
+    assert a_call(body).demand.prompt_tokens >= worst_case(text) + sum(map(worst_case, parts))
+    raw = json.dumps({"model": "m", "prompt": [text, *parts]}, ensure_ascii=ascii_only).encode()
+    assert a_call(raw, endpoint=COMPLETIONS).demand.prompt_tokens >= worst_case(text) + sum(map(worst_case, parts))
+
+
+@given(st.lists(st.integers(0, 200_000), min_size=1))
+def test_a_prompt_of_token_numbers_has_no_more_tokens_than_the_bound(numbers: list[int]) -> None:
+    for endpoint, member in ((COMPLETIONS, "prompt"), (EMBEDDINGS, "input")):
+        call = a_call({"model": "m", member: numbers}, endpoint=endpoint)
+        assert call.demand.prompt_tokens >= len(numbers)
+
+
+def test_tools_and_formats_count_as_prompt() -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "x" * 500, "parameters": {}}}
+    plain = a_call(chat("hi")).demand.prompt_tokens
+    assert a_call(chat("hi", tools=[tool])).demand.prompt_tokens >= plain + 500
+    assert a_call(chat("hi", response_format={"type": "json_schema", "x": "y" * 500})).demand.prompt_tokens > plain + 500
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": IMAGE}},
+        {"type": "image_url", "image_url": {"url": "https://example.com/small.png"}},
+        {"type": "input_audio", "input_audio": {"data": "A" * 300_000, "format": "wav"}},
+        {"type": "file", "file": {"file_data": "A" * 300_000, "filename": "a.pdf"}},
+        {"type": "file", "file": {"file_id": "file-1"}},
+        {"type": "video_url", "video_url": {"url": IMAGE}},
+        {"image_url": {"url": IMAGE}},
+    ],
+    ids=["image", "linked image", "audio", "file", "known file", "video", "type left out"],
+)
+def test_media_count_by_a_flat_bound_and_not_by_their_length(part: dict[str, Any]) -> None:
+    bound = a_call(chat([{"type": "text", "text": "What is this?"}, part])).demand.prompt_tokens
+    assert 50_000 <= bound < 51_000
+    two = a_call(chat([part, part])).demand.prompt_tokens
+    assert 100_000 <= two < 101_000
+
+
+def test_an_escaped_name_hides_no_image() -> None:
+    body = json.dumps(chat([{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]))
+    for plain, hidden in (("image_url", r"image\u005furl"), ("image_url", r"im\u0061ge\u005Furl")):
+        call = a_call(body.replace(plain, hidden).encode())
+        assert call.demand.prompt_tokens >= 50_000
+
+
+def test_text_in_a_part_that_claims_to_be_media_still_counts() -> None:
+    part = {"type": "file", "file": {"notes": "x" * 200_000}, "text": "y" * 100_000}
+    assert a_call(chat([part])).demand.prompt_tokens >= 300_000
+
+
+def test_a_mention_of_media_is_only_text() -> None:
+    assert a_call(chat('use "image_url" here')).demand.prompt_tokens < 200
+    assert a_call(chat([{"type": "text", "text": '"file"'}, {"type": None, "text": "x"}])).demand.prompt_tokens < 200
+
+
+@pytest.mark.parametrize("messages", [[], [1], [None], [{}], [{"content": [1, None, []]}], "text", {"a": 1}, 7])
+def test_odd_messages_are_bounded_all_the_same(messages: Any) -> None:
+    body = json.dumps({"model": "m", "messages": messages, "x": "image_url"}).encode()
+    assert a_call(body).demand.prompt_tokens >= 1
+
+
+def test_a_context_window_bounds_the_prompt_only_where_every_target_has_one() -> None:
+    def bound(*windows: int | None) -> int:
+        targets = [a_target(a_model(context_window=window)) for window in windows]
+        return a_call(chat("x" * 10_000), route=Route("m", tuple(targets), (1,) * len(targets))).demand.prompt_tokens
+
+    assert bound(4_096) == 4_096
+    assert bound(4_096, 8_192) == 8_192, "the larger one may take it"
+    assert bound(4_096, None) > 10_000
+    assert bound(100_000) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "members", "choices"),
+    [
+        (CHAT, {}, 1),
+        (CHAT, {"n": None}, 1),
+        (CHAT, {"n": 5}, 5),
+        (COMPLETIONS, {"prompt": "one"}, 1),
+        (COMPLETIONS, {"prompt": ["one", "two"]}, 2),
+        (COMPLETIONS, {"prompt": [1, 2, 3]}, 1),
+        (COMPLETIONS, {"prompt": [[1, 2], [3]]}, 2),
+        (COMPLETIONS, {"prompt": []}, 1),
+        (COMPLETIONS, {"prompt": ["one", "two"], "n": 3}, 6),
+        (COMPLETIONS, {"prompt": "one", "n": 2, "best_of": 7}, 7),
+        (COMPLETIONS, {"prompt": "one", "n": 7, "best_of": 2}, 7),
+        (EMBEDDINGS, {"input": ["one", "two"], "n": 9}, 1),
+    ],
+)
+def test_every_answer_that_is_asked_for_is_counted(endpoint: Any, members: dict[str, Any], choices: int) -> None:
+    call = a_call({"model": "m", "messages": [1], **members}, endpoint=endpoint)
+    assert call.demand.choices == choices
+
+
+def test_the_strongest_cap_of_the_client_counts_for_each_choice() -> None:
+    demand = a_call(chat("hi", max_completion_tokens=10, max_tokens=99, n=3)).demand
+    assert (demand.requested_cap, demand.output_cap) == (10, 10)
+    assert demand.amounts["tokens"] == demand.prompt_tokens + 30
+    assert demand.cap_to_write is None, "the upstream has it from the client"
+    demand.cap_output(50)
+    assert demand.output_cap == 10, "a cap never rises"
+    demand.cap_output(4)
+    assert demand.cap_to_write == 4
+    assert demand.amounts["tokens"] == demand.prompt_tokens + 12
+    assert a_call(chat("hi", max_tokens=7)).demand.requested_cap == 7
+    assert a_call({"model": "m", "input": "x", "max_tokens": 7}, endpoint=EMBEDDINGS).demand.requested_cap is None
+
+
+def test_the_dearest_target_sets_the_price() -> None:
+    cheap, dear = priced(1_000_000, 9_000_000), priced(2_000_000, 5_000_000)
+    route = a_route(a_target(a_model(prices=cheap)), fallbacks=[a_target(a_model(prices=dear))])
+    demand = a_call(chat("hi", max_tokens=10), route=route).demand
+    worst = Price(2_000_000, 9_000_000)
+    assert demand.amounts["cost"] == worst.cost(demand.prompt_tokens, 10)
+    alone = a_call(chat("hi"), route=a_route(a_target(a_model(prices=cheap)))).demand
+    assert alone.price.version == "p1"
+
+
+@pytest.mark.parametrize("members", [{"max_tokens": "many"}, {"max_tokens": True}, {"n": 1.5}, {"max_tokens": 2**31 + 1}])
+def test_members_that_make_no_sense_are_refused_by_name(members: dict[str, Any]) -> None:
+    with pytest.raises(GatewayError) as refused:
+        a_call(chat("hi", **members))
+    assert (refused.value.status, refused.value.param) == (400, next(iter(members)))
+
+
+def test_the_guess_is_within_the_bound_and_never_nothing() -> None:
+    call = a_call(chat("x" * 4_000))
+    assert 1_000 <= likely_prompt(call) <= call.demand.prompt_tokens // 2
+    assert likely_prompt(a_call({"model": "m", "prompt": ""}, endpoint=COMPLETIONS)) == 1
+
+
+def test_a_large_body_costs_no_decoding_unless_it_carries_media() -> None:
+    """Text of a megabyte is bounded by its size alone: far quicker than it is parsed."""
+    raw = json.dumps(chat(["x" * 50] * 20_000)).encode()
+    call = a_call(raw)
+    bounded = min(timeit.repeat(lambda: a_call(raw), number=1, repeat=5))
+    parsed = min(timeit.repeat(lambda: [json.loads(raw) for _ in range(20)], number=1, repeat=3))
+    assert call.demand.prompt_tokens > 1_000_000
+    assert bounded < parsed
