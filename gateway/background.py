@@ -102,9 +102,9 @@ class Background:
     async def _publish(self) -> None:
         self._services.publish()
 
-    async def _prepare(self, limits: Iterable[Limit]) -> None:
+    async def _prepare(self, limits: Iterable[Limit], origin: str = "console") -> None:
         if self._seeder is not None:
-            await self._seeder.prepare(limits)
+            await self._seeder.prepare(origin, limits)
 
     def _reloaded(self, snapshot: Snapshot) -> None:
         """Serve by a new snapshot at once; enforce its limits when they are counted up."""
@@ -114,7 +114,7 @@ class Background:
         task.add_done_callback(self._tasks.remove)
 
     async def _enforce(self, snapshot: Snapshot) -> None:
-        await self._prepare(snapshot.limits)
+        await self._prepare(snapshot.limits, "file")
         self._services.file_limits = snapshot.limits
         await self._remember_prices()
 

@@ -17,9 +17,6 @@ _MOST_TOKENS_PER_PART = 50_000
 
 _CHARACTERS_PER_TOKEN = 4
 
-_MARKS = (b'_url"', b'"input_', b'"file"', b"\\u005", b"\\u006", b"\\u007")
-"""One of these is in every body with media: the names of such parts, or an escaped letter that may hide one."""
-
 _PAYLOADS = ("url", "data", "file_data")
 """Where media parts keep what is not text."""
 
@@ -67,10 +64,9 @@ def _prompt_bound(call: Call) -> int:
 
 
 def _carries_media(body: bytes) -> bool:
-    for mark in _MARKS:  # a plain loop: this runs for every call
-        if mark in body:
-            return True
-    return False
+    """Whether there may be parts that are not text: their names are in it, or escapes that can hide letters."""
+    named = b'_url"' in body or b'"input_' in body or b'"file"' in body
+    return named or b"\\u005" in body or b"\\u006" in body or b"\\u007" in body
 
 
 def _media_sizes(messages: object) -> Iterator[int]:
@@ -78,12 +74,12 @@ def _media_sizes(messages: object) -> Iterator[int]:
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
-            if (
-                isinstance(part, dict)
-                and part.get("type") not in ("text", "refusal")
-                and part.keys() - {"type", "text"}
-            ):
+            if isinstance(part, dict) and _is_media(part):
                 yield sum(_payload_sizes(part))
+
+
+def _is_media(part: dict[str, object]) -> bool:
+    return part.get("type") not in ("text", "refusal") and bool(part.keys() - {"type", "text"})
 
 
 def _payload_sizes(part: dict[str, object]) -> Iterator[int]:

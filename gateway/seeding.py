@@ -15,6 +15,8 @@ from gateway.quotas.windows import Calendar
 from gateway.storage.engine import Database
 from gateway.storage.ledger import used_since
 
+_Name = tuple[str, str, str, str]
+
 
 class Seeder:
     """`settled` waits until every outcome noted so far is in the ledger."""
@@ -26,12 +28,19 @@ class Seeder:
         self._store = store
         self._calendar = calendar
         self._settled = settled
-        self._known: set[tuple[str, str, str, str]] = set()
+        self._known: dict[str, set[_Name]] = {}
 
-    async def prepare(self, limits: Iterable[Limit]) -> None:
-        """Count up the limits that are new here. Raises `DatabaseUnavailable`."""
-        new = {_name(limit): limit for limit in limits if _name(limit) not in self._known}
+    async def prepare(self, origin: str, limits: Iterable[Limit]) -> None:
+        """Count up the limits of an origin that it did not have before. Raises `DatabaseUnavailable`.
+
+        One that was taken away and comes back is new: nobody counted meanwhile.
+        """
+        wanted = {_name(limit): limit for limit in limits}
+        self._known[origin] = self._known.get(origin, set()) & wanted.keys()
+        counted = set().union(*self._known.values())
+        new = {name: limit for name, limit in wanted.items() if name not in counted}
         if not new:
+            self._known[origin] = set(wanted)
             return
         await self._settled()
         now = time.time()
@@ -41,8 +50,8 @@ class Seeder:
                 since = self._calendar.bucket(limit.window, now).starts_at
                 used = await used_since(session, limit.scope, limit.subject, limit.metric, since, zone)
                 self._store.seed(limit, used)
-        self._known.update(new)
+        self._known[origin] = set(wanted)
 
 
-def _name(limit: Limit) -> tuple[str, str, str, str]:
+def _name(limit: Limit) -> _Name:
     return limit.scope, limit.subject, limit.metric, limit.window

@@ -53,5 +53,8 @@ async def _material(session: AsyncSession, pepper: Pepper, text: Secret) -> tupl
     credential = text.reveal().encode()
     public_id = parse(credential)
     if public_id is None:
-        raise Invalid("This is not an API key: its shape or its checksum is wrong. Make one with 'aidock keys create'.")
+        raise Invalid(
+            "This is not a key that AI Dock could have made: its shape or its checksum is wrong. "
+            "'aidock keys create' makes one."
+        )
     return text, api_keys.KeyMaterial(public_id, digest(pepper, credential), pepper.version)

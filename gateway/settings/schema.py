@@ -108,6 +108,8 @@ class Quirks(Section):
     """Request members the upstream knows by another name."""
     developer_role: Literal["keep", "system"] | None = None
     """system: the upstream does not know the role developer."""
+    tokens_per_second: Annotated[Whole, Field(ge=1, le=100_000)] | None = None
+    """How fast the built-in demo model streams; 40."""
 
 
 class Patience(Section):

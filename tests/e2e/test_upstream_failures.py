@@ -92,14 +92,15 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-async def test_a_failure_before_the_first_byte_is_a_status_and_costs_nothing(
-    proxying: Proxying, failure: Failure
-) -> None:
+async def both_ways(proxying: Proxying, failure: Failure) -> list[httpx.Response]:
+    """The same failure of a plain call and of a streamed one."""
     async with proxying.upstream(failure.script):
-        asked = (proxying.ask(failure.model, stream=streamed) for streamed in (False, True))
-        answers = await asyncio.gather(*asked)
-    for answer, streamed in zip(answers, (False, True), strict=True):
+        return await asyncio.gather(*(proxying.ask(failure.model, stream=streamed) for streamed in (False, True)))
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+async def test_a_failure_before_the_first_byte_is_a_status(proxying: Proxying, failure: Failure) -> None:
+    for answer in await both_ways(proxying, failure):
         assert answer.status_code == failure.status
         error = error_of(answer)
         assert error["code"] == failure.code
@@ -108,9 +109,16 @@ async def test_a_failure_before_the_first_byte_is_a_status_and_costs_nothing(
         assert failure.headers.items() <= answer.headers.items()
         for secret in (UPSTREAM_KEY, "127.0.0.1", "10.0.0.7", "<h1>"):
             assert secret not in answer.text + str(answer.headers)
-        row = await proxying.row_of(answer)
-        expected = {**FREE, "outcome": failure.outcome, "status": failure.status, "attempts": 1, "streamed": streamed}
-        assert part_of(row, expected) == expected
+
+
+async def test_a_failure_before_the_first_byte_is_a_row_that_costs_nothing(proxying: Proxying) -> None:
+    answers = {what: await both_ways(proxying, failure) for what, failure in FAILURES.items()}
+    for what, (plain, streamed) in answers.items():
+        failure = FAILURES[what]
+        expected = {**FREE, "outcome": failure.outcome, "status": failure.status, "attempts": 1, "streamed": False}
+        assert part_of(await proxying.row_of(plain), expected) == expected, what
+        expected["streamed"] = True
+        assert part_of(await proxying.row_of(streamed), expected) == expected, what
 
 
 async def test_a_redirect_is_an_error_and_nobody_follows_it(proxying: Proxying) -> None:

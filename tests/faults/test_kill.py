@@ -73,6 +73,7 @@ async def test_a_kill_under_load_loses_no_answered_call_and_charges_none_twice(t
         await gateway.quiet()
         rows = gateway.rows()
         print(f"{len(whole)} answered, {len(begun)} begun, {Counter(row['kind'] for row in rows)}")
+        sums = gateway.daily_sums()
         assert gateway.errors() == []
     assert len(whole) > 10 * CLIENTS
     counted = Counter(row["request_id"] for row in rows)
@@ -82,3 +83,10 @@ async def test_a_kill_under_load_loses_no_answered_call_and_charges_none_twice(t
     assert whole <= charged
     assert {row["kind"] for row in rows} <= {"charge", "orphan"}
     assert all(row["status"] == 0 and row["usage_source"] is None for row in rows if row["kind"] == "orphan")
+    assert sums == {
+        "requests": len(rows),
+        "refunds": 0,
+        "prompt_tokens": sum(row["prompt_tokens"] or 0 for row in rows),
+        "completion_tokens": sum(row["completion_tokens"] or 0 for row in rows),
+        "cost_microusd": 0,
+    }

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from configs import compiled, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.settings.problems import ConfigError
+from tests.settings.configs import compiled, write
 
 BROKEN = {
     "an unknown key": (

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from configs import DIALECTS, POLICIES, compiled, write
 
 from gateway.core.limits import Limit
 from gateway.settings.compile import compile_document
 from gateway.settings.load import load
 from gateway.settings.problems import ConfigError
+from tests.settings.configs import DIALECTS, POLICIES, compiled, write
 
 
 def at(year: int, month: int, day: int) -> float:

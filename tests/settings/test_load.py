@@ -5,12 +5,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from configs import compiled, write
 
 from gateway.settings.environment import env_or_file
 from gateway.settings.load import load
 from gateway.settings.problems import ConfigError
 from gateway.settings.show import effective
+from tests.settings.configs import compiled, write
 
 YAML = """
 timezone: Europe/Berlin

@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from configs import compiled, source, write
 
 from gateway.settings.load import load
 from gateway.settings.problems import ConfigError
 from gateway.settings.show import effective
 from gateway.settings.watch import Reloader
+from tests.settings.configs import compiled, source, write
 
 SECRET = "sk-proj-hunter2hunter2hunter2-a1b2"
 FULL = """

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from configs import compiled, write
 
 from gateway import paths, plugins
 from gateway.settings import shape
@@ -16,6 +15,7 @@ from gateway.settings.load import load
 from gateway.settings.schema import PriceTable, Settings, VendorTable
 from gateway.settings.show import effective, json_schema
 from gateway.settings.tables import read_table
+from tests.settings.configs import compiled, write
 
 EXAMPLES = sorted(paths.config_file("examples").glob("*.yaml"))
 REFERENCE = paths.config_file("aidock.yaml")

@@ -5,11 +5,11 @@ import logging
 from pathlib import Path
 
 import pytest
-from configs import source, write
 
 from gateway.settings.compile import Snapshot
 from gateway.settings.problems import ConfigError
 from gateway.settings.watch import Reloader, Watcher
+from tests.settings.configs import source, write
 
 GOOD = "models: [{model_id: one, base_url: http://h/v1}]\n"
 BETTER = "models: [{model_id: two, base_url: http://h/v1}]\n"

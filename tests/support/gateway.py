@@ -260,10 +260,18 @@ class Gateway:
 
     def rows(self, where: str = "1 = 1", *values: object) -> list[dict[str, Any]]:
         """Ledger rows as they are now."""
+        return self._select(f"SELECT * FROM ledger WHERE {where} ORDER BY request_id, kind", *values)
+
+    def daily_sums(self) -> dict[str, Any]:
+        """What the daily sums, which reports are made of, add up to."""
+        names = ("requests", "refunds", "prompt_tokens", "completion_tokens", "cost_microusd")
+        (sums,) = self._select(f"SELECT {', '.join(f'sum({name}) AS {name}' for name in names)} FROM usage_daily")
+        return sums
+
+    def _select(self, query: str, *values: object) -> list[dict[str, Any]]:
         with closing(sqlite3.connect(f"file:{self.data / 'aidock.db'}?mode=ro", uri=True, timeout=10)) as database:
             database.row_factory = sqlite3.Row
-            found = database.execute(f"SELECT * FROM ledger WHERE {where} ORDER BY request_id, kind", values)
-            return [dict(row) for row in found]
+            return [dict(row) for row in database.execute(query, values)]
 
     async def row(self, request_id: str) -> dict[str, Any]:
         """The one row of a call, once it is there."""
