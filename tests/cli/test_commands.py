@@ -185,7 +185,7 @@ def test_a_preset_can_be_checked_as_it_was_written(fresh: Shell, preset: str) ->
     written = (fresh.directory / "aidock.yaml").read_text()
     assert yaml.safe_load(written)
     assert "#" in written, "commented"
-    keys = {name: "sk-test" for name in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY", "VLLM_API_KEY")}
+    keys = dict.fromkeys(("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY", "VLLM_API_KEY"), "sk-test")
     fresh.ok("config", "check", "aidock.yaml", env=keys)
 
 

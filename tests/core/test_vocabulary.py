@@ -69,7 +69,15 @@ def test_a_secret_shows_itself_to_nobody_who_does_not_ask() -> None:
     request = UpstreamRequest(
         b"POST", Origin("https", "h", 1), b"/?key=sk-hidden", [(b"k", b"sk-hidden")], b"sk-hidden", a_target().deadlines
     )
-    shown = [str(secret), repr(secret), f"{secret}", f"{secret!r:>20}", "".join(map(str, [secret])), repr([secret]), repr(request)]
+    shown = [
+        str(secret),
+        repr(secret),
+        f"{secret}",
+        f"{secret!r:>20}",
+        "".join(map(str, [secret])),
+        repr([secret]),
+        repr(request),
+    ]
     try:
         raise ValueError(secret)
     except ValueError:
