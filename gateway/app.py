@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from urllib.parse import unquote
 
 from gateway import plugins
@@ -70,7 +71,7 @@ class Application:
         try:
             principal = await self.pipeline.identify(client)
             services = self.services
-            limits = services.directory.every_limit(principal)
+            limits = partial(services.directory.limits, principal)
             desk = Desk(principal, rest, services.world, services.counters, limits, self._usual)
             await _send_reply(client, await endpoint.answer(desk), request_id)
         except GatewayError as error:

@@ -27,7 +27,7 @@ def control_plane(allowed_methods: Callable[[str], list[str]]) -> Starlette:
     """The app; `allowed_methods` says how a path of the data plane may be asked."""
 
     async def welcome(request: Request) -> Response:
-        return PlainTextResponse(_WELCOME)
+        return PlainTextResponse(_WELCOME, headers={"x-request-id": new_request_id()})
 
     async def missing(request: Request) -> Response:
         path = request.scope["path"]

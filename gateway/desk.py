@@ -4,14 +4,14 @@ is enforced cannot drift apart."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.core.body import Body
 from gateway.core.call import Call
 from gateway.core.deployment import Model, Route
 from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError, accounting_unavailable
-from gateway.core.limits import Level, LimitSet
+from gateway.core.limits import Level, Limit, LimitSet
 from gateway.core.ports import CounterStore, StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.world import World
@@ -20,7 +20,7 @@ _EMPTY = Body(b"{}")
 
 
 class Desk:
-    """One caller's questions. `usual` is the endpoint whose calls the answers are about."""
+    """One caller's questions. `limits` tells what binds it on a model, `usual` is the endpoint they are about."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Desk:
         rest: str,
         world: World,
         counters: CounterStore,
-        limits: LimitSet,
+        limits: Callable[[str], LimitSet],
         usual: Inference,
     ) -> None:
         self.principal = principal
@@ -48,13 +48,13 @@ class Desk:
         return _as_model(model_id, route)
 
     async def levels(self) -> Sequence[Level]:
-        routes = self._world.snapshot.routes
-        if not routes:
-            return ()
-        call = self._question(*next(iter(routes.items())))
-        limits = [claim.limit for policy in self._world.policies for claim in policy.claims(call)]
+        limits: dict[Limit, None] = {}  # in the order they are met, each once
+        for name, route in self._world.snapshot.routes.items():
+            if self._passes(name, route):
+                call = self._question(name, route)
+                limits.update((claim.limit, None) for policy in self._world.policies for claim in policy.claims(call))
         try:
-            return await self._counters.peek(limits)
+            return await self._counters.peek(list(limits))
         except StoreUnavailable as error:
             raise accounting_unavailable("The gateway cannot look up your limits now. Try again shortly.") from error
 
@@ -67,7 +67,7 @@ class Desk:
 
     def _question(self, name: str, route: Route) -> Call:
         now = time.time()
-        return Call("", self._usual, self.principal, [], _EMPTY, name, route, 0.0, now, limits=self._limits)
+        return Call("", self._usual, self.principal, [], _EMPTY, name, route, 0.0, now, limits=self._limits(name))
 
 
 def _as_model(name: str, route: Route) -> Model:

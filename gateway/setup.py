@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from gateway.core.secret import Secret
 from gateway.identity.issuing import issue
 from gateway.identity.pepper import Pepper, confirm
@@ -23,6 +25,13 @@ class FirstStart(NamedTuple):
     key: Secret | None
 
 
+async def ensure_department(session: AsyncSession) -> None:
+    """Make the department that people belong to unless told otherwise, where it is not there yet."""
+    if all(known.name != DEPARTMENT for known in await departments.every(session)):
+        await departments.create(session, DEPARTMENT)
+        await session.flush()
+
+
 async def set_up(database: Database, pepper: Pepper, environ: Mapping[str, str]) -> FirstStart | None:
     """Make the first department, administrator and key, once: None where there are users already.
 
@@ -36,8 +45,7 @@ async def set_up(database: Database, pepper: Pepper, environ: Mapping[str, str])
         await confirm(session, pepper)
         if await users.every(session):
             return None
-        await departments.create(session, DEPARTMENT)
-        await session.flush()
+        await ensure_department(session)
         await users.create(session, email, DEPARTMENT, role="admin")
         await session.flush()
         made = await issue(session, pepper, email, name="first key", text=Secret(given) if given else None)

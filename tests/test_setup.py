@@ -59,3 +59,13 @@ async def test_another_secret_is_refused_before_anything_is_served(tmp_path: Pat
     with pytest.raises(PepperRefused):
         await set_up(database, Pepper(b"quite another secret than the first one was"), {})
     await database.close()
+
+
+async def test_a_department_that_was_made_before_the_first_start_is_used(tmp_path: Path) -> None:
+    database = await ready_database(tmp_path)
+    async with database.write() as session:
+        await departments.create(session, DEPARTMENT)
+    assert await set_up(database, PEPPER, {}) is not None
+    async with database.read() as session:
+        assert [home.name for home in await departments.every(session)] == [DEPARTMENT]
+    await database.close()

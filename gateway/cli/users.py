@@ -9,6 +9,7 @@ import click
 
 from gateway.cli._shared import command as run
 from gateway.cli._shared import config_option, database_of, document_of, json_option, moment, note, show
+from gateway.setup import DEPARTMENT, ensure_department
 from gateway.storage import departments, users
 from gateway.storage.tables import Department, User
 
@@ -23,7 +24,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("email")
-@click.option("--department", default="default", show_default=True, help="Where they belong.")
+@click.option("--department", default=DEPARTMENT, show_default=True, help="Where they belong.")
 @click.option("--name", "display_name", default="", help="How they are called.")
 @click.option("--role", type=_ROLE, default="user", show_default=True)
 @config_option
@@ -34,6 +35,8 @@ async def create(
 ) -> None:
     """Add a user."""
     async with database_of(document_of(config)) as database, database.write() as session:
+        if department == DEPARTMENT:
+            await ensure_department(session)
         made = await users.create(session, email, department, display_name=display_name, role=role)
         home = await departments.find(session, department)
     show([_row(made, {home.id: home})], _COLUMNS, as_json)

@@ -102,10 +102,6 @@ class Directory:
         """What binds a caller on a model."""
         return self._book.limits(principal, model_id)
 
-    def every_limit(self, principal: Principal) -> LimitSet:
-        """What binds a caller whatever the model."""
-        return self._book.limits(principal, None)
-
     async def refresh(self) -> None:
         """Catch up with the database. To be awaited once before the first call is served.
 

@@ -24,7 +24,7 @@ class LimitBook:
         self._seen: tuple[Limit, ...] = ()
         self._stored: tuple[Limit, ...] = ()
         self._by_subject: dict[tuple[Scope, str], list[Limit]] = {}
-        self._sets: dict[tuple[str, str, str, str | None], LimitSet] = {}
+        self._sets: dict[tuple[str, str, str, str], LimitSet] = {}
         self._index()
 
     def load(self, stored: tuple[Limit, ...]) -> None:
@@ -32,8 +32,8 @@ class LimitBook:
         self._stored = stored
         self._index()
 
-    def limits(self, principal: Principal, model_id: str | None) -> LimitSet:
-        """What binds a caller on a model; None leaves limits on models out. From the widest scope to the narrowest."""
+    def limits(self, principal: Principal, model_id: str) -> LimitSet:
+        """What binds a caller on a model, from the widest scope to the narrowest."""
         if self._file_limits() is not self._seen:
             self._index()
         name = (principal.key_id, principal.user, principal.department, model_id)
@@ -44,15 +44,14 @@ class LimitBook:
             known = self._sets[name] = self._work_out(principal, model_id)
         return known
 
-    def _work_out(self, principal: Principal, model_id: str | None) -> LimitSet:
+    def _work_out(self, principal: Principal, model_id: str) -> LimitSet:
         subjects: list[tuple[Scope, str]] = [
             ("global", ""),
             ("department", principal.department),
             ("user", principal.user),
             ("key", principal.key_id),
+            ("model", model_id),
         ]
-        if model_id is not None:
-            subjects.append(("model", model_id))
         return _sorted(limit for subject in subjects for limit in self._by_subject.get(subject, ()))
 
     def _index(self) -> None:

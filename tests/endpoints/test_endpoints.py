@@ -10,7 +10,7 @@ from gateway import plugins
 from gateway.core.body import Body
 from gateway.core.endpoint import Inference, Probe, Query
 from gateway.core.errors import GatewayError
-from gateway.core.limits import Claim, LimitSet
+from gateway.core.limits import Claim, Limit, LimitSet
 from gateway.core.ports import StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.desk import Desk
@@ -44,7 +44,7 @@ def a_desk(rest: str = "", *, principal: Principal = ADA, store: MemoryStore | N
     names = ("model_access", "rate_limit", "concurrency", "quota")
     snapshot: Any = Snapshot()
     world = World(snapshot, [plugins.policy(name, {}) for name in names], {})
-    return Desk(principal, rest, world, store or MemoryStore(Calendar(ZoneInfo("UTC"))), LIMITS, CHAT)
+    return Desk(principal, rest, world, store or MemoryStore(Calendar(ZoneInfo("UTC"))), lambda model_id: LIMITS, CHAT)
 
 
 async def answered(endpoint: Query, desk: Desk) -> Any:
@@ -150,3 +150,16 @@ def test_a_chat_needs_a_message(messages: bytes) -> None:
     with pytest.raises(GatewayError) as refused:
         chat_completions.ENDPOINT.examine(Body(b'{"messages":' + messages + b"}"))
     assert (refused.value.status, refused.value.param) == (400, "messages")
+
+
+async def test_me_shows_the_limits_on_the_models_that_the_caller_may_use_and_each_limit_once() -> None:
+    shared = Limit("global", "", "requests", "day", 50)
+    of_model = {name: Limit("model", name, "requests", "day", 9) for name in ("small", "org/large", "smart")}
+    names = ("model_access", "quota")
+    snapshot: Any = Snapshot()
+    world = World(snapshot, [plugins.policy(name, {}) for name in names], {})
+    listed = Principal("k2", "eve@example.com", "research", frozenset({"small"}))
+    store = MemoryStore(Calendar(ZoneInfo("UTC")))
+    desk = Desk(listed, "", world, store, lambda model_id: LimitSet(quota=(shared, of_model[model_id])), CHAT)
+    told = (await answered(me.ENDPOINT, desk))["limits"]
+    assert [(limit["scope"], limit["subject"]) for limit in told] == [("global", ""), ("model", "small")]
