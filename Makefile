@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run test lint format bench clean
+.PHONY: help run test soak lint format bench clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ run: $(VENV)/.runs ## Install and start on http://127.0.0.1:8080 (PORT=9000 HOST
 
 test: $(VENV)/.tests ## Run the whole suite (ARGS="-k words" narrows it)
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.tests ## Run the fault tests at full length, for an hour or two, and print their table
+	@table=$$(mktemp); AIDOCK_SOAK=1 AIDOCK_FAULT_TABLE=$$table $(BIN)/python -m pytest tests/faults $(ARGS); code=$$?; \
+	$(BIN)/python -m tests.faults.table $$table; rm -f $$table; exit $$code
 
 lint: $(VENV)/.lints ## Style, types and the import contract
 	$(BIN)/ruff format --check .

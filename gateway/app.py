@@ -12,6 +12,7 @@ from functools import partial
 from urllib.parse import unquote
 
 from gateway import plugins
+from gateway.admin import House
 from gateway.background import Background
 from gateway.client import Client, Receive, Scope, Send
 from gateway.control import control_plane
@@ -20,6 +21,7 @@ from gateway.core.errors import GatewayError, internal_error
 from gateway.core.headers import Headers
 from gateway.core.ids import new_request_id
 from gateway.desk import Desk
+from gateway.idempotency.once import Once
 from gateway.pipeline import Pipeline, refuse
 from gateway.services import Services
 
@@ -32,10 +34,19 @@ class Application:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.pipeline = Pipeline(
-            services.directory, services.counters, services.relay, services.metrics, lambda: services.world
+            services.directory,
+            services.counters,
+            services.relay,
+            services.metrics,
+            lambda: services.world,
+            services.admission,
+            Once(services.answers),
+            services.shadow.note,
         )
         self._table, self._prefixes = _table(plugins.endpoints())
-        self._control = control_plane(self._allowed_methods)
+        inferences = {e.name: e for e in self._table.values() if isinstance(e, Inference)}
+        house = House(services.database, services.directory, services.counters, lambda: services.world, inferences)
+        self._control = control_plane(self._allowed_methods, house)
         self._usual = next(e for e in self._table.values() if isinstance(e, Inference) and e.caps)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +73,8 @@ class Application:
         self.services.draining = True
 
     def end_calls(self) -> None:
-        """End what still runs; every client is told."""
+        """End what still runs or waits; every client is told."""
+        self.services.admission.close()
         self.services.relay.end_all()
 
     async def _query(self, endpoint: Query, rest: str, client: Client) -> None:

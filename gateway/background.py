@@ -8,17 +8,19 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
-from gateway.core.limits import Limit
+from gateway.core.ports import StoreUnavailable
+from gateway.local import LocalInUse, LocalServer
 from gateway.pipeline import LEASE_S
 from gateway.quotas.memory import MemoryStore
-from gateway.quotas.windows import Calendar
-from gateway.seeding import Seeder
+from gateway.recount import Recount
 from gateway.services import Services
 from gateway.settings.compile import Snapshot
 from gateway.settings.watch import Watcher
 from gateway.storage import ledger as ledger_table
+from gateway.storage.settings import installation
 
 logger = logging.getLogger("aidock.background")
 
@@ -36,23 +38,41 @@ class Background:
         self._tasks: list[asyncio.Task[None]] = []
         snapshot = services.reloader.current
         self._watcher = Watcher(services.reloader) if snapshot.origin else None
-        self._seeder: Seeder | None = None
+        self._recount = services.recount = Recount(
+            services.counters,
+            services.database,
+            snapshot.zone,
+            running=lambda: services.relay.running,
+            flush=services.writer.flush,
+            alone=isinstance(services.counters, MemoryStore),
+        )
+        self._door: LocalServer | None = None
         if isinstance(services.counters, MemoryStore):
-            calendar = Calendar(snapshot.zone)
-            self._seeder = Seeder(services.database, services.counters, calendar, services.writer.flush)
+            self._door = LocalServer(
+                services.data,
+                services.counters,
+                running=lambda: [call.request_id for call in services.relay.running],
+                recount=self._recount.recount,
+            )
 
     async def start(self) -> None:
         """Everything up, in the order of need; the gateway is ready when this returns."""
         services = self._services
         await services.writer.start()
         await services.adopter.adopt()
-        await services.counters.start()
-        services.directory.before_limits = self._prepare
+        await services.counters.start(await self._installation())
+        await services.answers.start()
+        services.directory.before_limits = partial(self._recount.prepare, "console")
         await services.directory.refresh()
         await self._enforce(services.reloader.current)
+        await self._recount.begin()
+        await self._open_door()
+        services.adopter.on_adopted = self._recount.doubt
         await services.adopter.start()
+        await services.shadow.start()
         services.reloader.on_change(self._reloaded)
         self._keep("directory", services.directory.run())
+        self._keep("counters", self._recount.run())
         self._keep("leases", self._every(_RENEW_S, self._renew))
         self._keep("gauges", self._every(_TICK_S, self._publish))
         if self._watcher is not None:
@@ -65,12 +85,16 @@ class Background:
     async def stop(self) -> None:
         """Settle what is left and let go of everything, whatever state it is in."""
         services = self._services
+        if self._door is not None:
+            await self._door.close()
         services.relay.close_books()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await services.answers.close()
         await services.counters.close()
         await services.adopter.close()
+        await services.shadow.close()
         try:
             await asyncio.wait_for(services.writer.flush(), _FLUSH_S)
         except TimeoutError:
@@ -95,16 +119,24 @@ class Background:
                 logger.exception("a background job failed and goes on")
 
     async def _renew(self) -> None:
-        running = self._services.relay.running
-        if running:
-            await self._services.counters.renew(running, LEASE_S)
+        with contextlib.suppress(StoreUnavailable):  # told and logged by whoever needs an answer; leases last longer
+            await self._recount.keep()
+
+    async def _open_door(self) -> None:
+        """Let commands on this machine ask about counters that only this process has."""
+        if self._door is not None:
+            try:
+                await self._door.start()
+            except (LocalInUse, OSError) as error:
+                logger.warning("commands cannot ask about the counters", extra={"reason": str(error)})
 
     async def _publish(self) -> None:
         self._services.publish()
 
-    async def _prepare(self, limits: Iterable[Limit], origin: str = "console") -> None:
-        if self._seeder is not None:
-            await self._seeder.prepare(origin, limits)
+    async def _installation(self) -> str:
+        """The name by which a counter store knows whose counters it has: that of the database."""
+        async with self._services.database.write() as session:
+            return await installation(session)
 
     def _reloaded(self, snapshot: Snapshot) -> None:
         """Serve by a new snapshot at once; enforce its limits when they are counted up."""
@@ -114,7 +146,7 @@ class Background:
         task.add_done_callback(self._tasks.remove)
 
     async def _enforce(self, snapshot: Snapshot) -> None:
-        await self._prepare(snapshot.limits, "file")
+        await self._recount.prepare("file", snapshot.limits)
         self._services.file_limits = snapshot.limits
         await self._remember_prices()
 

@@ -104,7 +104,7 @@ class Books:
         try:
             self._journal.intent(intent)
         except JournalUnavailable as error:
-            self._counters.settle(call.request_id, NOTHING)
+            self._counters.settle(call.request_id, (), call.created_at, NOTHING)
             raise accounting_unavailable(
                 "The gateway cannot record this call now, so it does not make it. Try again shortly."
             ) from error
@@ -122,7 +122,9 @@ class Books:
         record = _outcome_record(run, outcome, usage, cost, price.version)
         self._journal.outcome(record)
         actual = NOTHING if usage is None else Actual(1, min(usage.total, _MOST), cost)  # as the ledger has it
-        self._counters.settle(run.call.request_id, actual)
+        call = run.call
+        self._counters.settle(call.request_id, call.claims, call.created_at, actual)
+        self._metrics.note_overspend(call.claims, actual)
         self._count(run, record)
         if self._log is not None:
             self._log.put(record)
@@ -175,6 +177,14 @@ def _used(run: Run, outcome: Outcome) -> Usage | None:
     return None
 
 
+def _reserved(call: Call) -> tuple[int, int]:
+    """Tokens and micro-dollars held for the call; nothing where nothing binds it."""
+    if not call.claims:
+        return 0, 0
+    amounts = call.demand.amounts
+    return amounts["tokens"], amounts["cost"]
+
+
 def _outcome_record(run: Run, outcome: Outcome, usage: Usage | None, cost: int, price_version: str) -> OutcomeRecord:
     call, target, principal = run.call, run.target, run.call.principal
     first = run.first_byte_at
@@ -202,4 +212,6 @@ def _outcome_record(run: Run, outcome: Outcome, usage: Usage | None, cost: int, 
         int((time.monotonic() - call.started) * 1000),
         None if first is None else int((first - call.started) * 1000),
         run.attempts,
+        *_reserved(call),
+        call.decisions,
     )

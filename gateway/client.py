@@ -26,12 +26,13 @@ class Client:
     for the disconnect. Writing to a client that left does nothing.
     """
 
-    __slots__ = ("_on_gone", "_receive", "_send", "_watch", "began", "gone", "scope")
+    __slots__ = ("_on_gone", "_receive", "_send", "_watch", "began", "failed", "gone", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.gone = False
         self.began = False
+        self.failed = False
         self._receive = receive
         self._send = send
         self._on_gone: Callable[[], None] | None = None
@@ -58,13 +59,16 @@ class Client:
             message = await self._receive()
         raise ClientGone
 
-    def on_gone(self, callback: Callable[[], None]) -> None:
-        """Call back once when the client leaves before its answer is complete; at once if it has left already."""
+    def on_gone(self, callback: Callable[[], None], *, before_body: bool = False) -> None:
+        """Call back once when the client leaves before its answer is complete; at once if it has left already.
+
+        Over a server without the extension this reads what the client sends, so nobody is called back who asks before
+        the body was read."""
         self._on_gone = callback
         peer = self.scope.get("extensions", {}).get("aidock.client")
         if peer is not None:
             peer.on_gone(self._left)
-        else:
+        elif not before_body:
             self._watch = asyncio.create_task(self._wait_for_disconnect())
 
     async def reply(self, status: int, headers: Headers, body: bytes) -> None:
@@ -85,6 +89,21 @@ class Client:
         """The last piece."""
         self.stop_watching()
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def fail(self, data: bytes) -> None:
+        """The last piece of an answer that broke off: it tells so."""
+        self.failed = True
+        await self.end(data)
+
+    def tee(self, tap: Callable[[Message], Awaitable[None]]) -> None:
+        """Show every message of the answer to `tap` first, and wait for it."""
+        send = self._send
+
+        async def shown(message: Message) -> None:
+            await tap(message)
+            await send(message)
+
+        self._send = shown
 
     def stop_watching(self) -> None:
         """No longer call back."""

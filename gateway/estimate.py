@@ -2,7 +2,8 @@
 
 The prompt's bound is its size in bytes: a token stands for at least one byte of the JSON that carries it, and the
 JSON around a message outweighs what a chat template adds. Images, audio and files do not follow that rule; they are
-counted apart, data URLs by a flat bound instead of their length.
+counted apart, data URLs by a flat bound instead of their length. Beside the bound there is a guess, for whoever would
+rather have what is likely.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from gateway.core.money import Price
 _MOST_TOKENS_PER_PART = 50_000
 """No vision model in use charges more for one image, and no audio clip that fits a request does."""
 
-_CHARACTERS_PER_TOKEN = 4
+_LIKELY_TOKENS_PER_PART = 1_000
+"""About what an ordinary photograph or a few seconds of sound come to."""
+
+_BYTES_PER_TOKEN = 4
 
 _PAYLOADS = ("url", "data", "file_data")
 """Where media parts keep what is not text."""
@@ -29,8 +33,10 @@ def demand(call: Call) -> Demand:
         requested = body.count(name)
         if requested is not None:
             break
+    bound, likely = _prompt(call)
     return Demand(
-        prompt_tokens=_prompt_bound(call),
+        prompt_tokens=bound,
+        likely_prompt=likely,
         choices=endpoint.choices(body) if endpoint.choices is not None else 1,
         requested_cap=requested,
         output_cap=requested,
@@ -38,29 +44,48 @@ def demand(call: Call) -> Demand:
     )
 
 
+def assumed(call: Call, prompt_tokens: int, output_cap: int | None) -> Demand:
+    """The demand of a call that nobody has written yet."""
+    prompt = min(prompt_tokens, _widest_window(call) or prompt_tokens)
+    return Demand(
+        prompt_tokens=prompt,
+        likely_prompt=prompt,
+        requested_cap=output_cap,
+        output_cap=output_cap,
+        price=_dearest(call),
+    )
+
+
 def likely_prompt(call: Call) -> int:
     """The prompt's tokens as a guess rather than a bound, for a call that ended without usage."""
-    return max(1, min(_prompt_bytes(call), call.demand.prompt_tokens) // _CHARACTERS_PER_TOKEN)
+    return call.demand.likely_prompt
 
 
-def _prompt_bytes(call: Call) -> int:
+def _prompt(call: Call) -> tuple[int, int]:
+    """The prompt's tokens: the most there can be, and a guess that is at least 1."""
     size = call.body.size
-    total = 0
+    bound = 0
     for name in call.endpoint.prompt:
-        total += size(name)
-    return total
-
-
-def _prompt_bound(call: Call) -> int:
-    bound = _prompt_bytes(call)
+        bound += size(name)
+    likely = bound // _BYTES_PER_TOKEN
     if _carries_media(call.body.raw):
-        bound += sum(_MOST_TOKENS_PER_PART - size for size in _media_sizes(call.body.value("messages")))
-    window = 0
+        media = list(_media_sizes(call.body.value("messages")))
+        text = max(0, bound - sum(media))
+        bound = text + len(media) * _MOST_TOKENS_PER_PART
+        likely = text // _BYTES_PER_TOKEN + len(media) * _LIKELY_TOKENS_PER_PART
+    window = _widest_window(call)
+    return (bound, max(1, likely)) if window is None else (min(bound, window), max(1, min(likely, window)))
+
+
+def _widest_window(call: Call) -> int | None:
+    """The largest context window of the possible targets, None where one of them has none."""
+    widest = 0
     for target in call.route.every_target:
-        if target.model.context_window is None:
-            return bound
-        window = max(window, target.model.context_window)
-    return min(bound, window)
+        window = target.model.context_window
+        if window is None:
+            return None
+        widest = max(widest, window)
+    return widest
 
 
 def _carries_media(body: bytes) -> bool:

@@ -9,19 +9,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from gateway import estimate
+from gateway.admission import Admission
 from gateway.client import Client, ClientGone
 from gateway.core.body import Body
 from gateway.core.call import Call
 from gateway.core.endpoint import Inference, Query
-from gateway.core.errors import GatewayError, accounting_unavailable, internal_error, invalid_request, overloaded
+from gateway.core.errors import GatewayError, accounting_unavailable, internal_error, invalid_request
 from gateway.core.headers import Headers, safe_value
 from gateway.core.ids import new_request_id
-from gateway.core.limits import NOTHING, Claim, Denied, Granted, Level
+from gateway.core.limits import NOTHING, Claim, Denied, Granted, Level, Limit
 from gateway.core.money import MAX_AMOUNT
 from gateway.core.ports import CounterStore, Policy, StoreUnavailable
 from gateway.core.principal import Principal
+from gateway.core.records import Decision
+from gateway.idempotency.once import Once, idempotency_key
 from gateway.identity.credential import presented
 from gateway.identity.directory import Directory
 from gateway.relay import Relay
@@ -35,6 +39,10 @@ LEASE_S = 60.0
 """A hold lapses this long after its gateway stopped renewing it."""
 
 _JSON: Headers = [(b"content-type", b"application/json")]
+_REMEMBERED_LIMITS = 10_000
+
+_About = tuple[str, str, str, str, str, str, int]
+_new = tuple.__new__  # a third quicker than calling the named tuple, once a claim
 
 
 class Pipeline:
@@ -47,12 +55,20 @@ class Pipeline:
         relay: Relay,
         metrics: Metrics,
         world: Callable[[], World],
+        admission: Admission,
+        once: Once,
+        note_shadow: Callable[[Call], None],
     ) -> None:
+        """`note_shadow` is told of calls that pass although something in shadow objects."""
         self._directory = directory
         self._counters = counters
         self._relay = relay
         self._metrics = metrics
         self._world = world
+        self._admission = admission
+        self._once = once
+        self._note_shadow = note_shadow
+        self._prefixes: dict[int, tuple[Limit, _About]] = {}
 
     async def serve(self, endpoint: Inference, client: Client) -> None:
         """Answer one request, whatever it is."""
@@ -63,14 +79,21 @@ class Pipeline:
         known = _Known()
         try:
             world = self._world()
-            if len(self._relay) >= world.snapshot.server.max_inflight:
-                raise overloaded()
+            server = world.snapshot.server
             known.principal = await self.identify(client)
-            body = Body(await client.body(world.snapshot.server.max_body_bytes))
-            call = known.call = self._read(endpoint, known.principal, body, client, world, request_id, started)
-            world.check(call)
-            headers += await self._reserve(world.policies, call)
-            await self._relay.carry(call, client, world.carriers, headers)
+            if not self._admission.enter(server.max_inflight):
+                await self._admission.wait(known.principal.key_id, client, server)
+            try:
+                key = idempotency_key(client.scope["headers"]) if server.idempotency_seconds else None
+                body = Body(await client.body(server.max_body_bytes))
+                call = known.call = self._read(endpoint, known.principal, body, client, world, request_id, started)
+                world.check(call)
+                if key is None:
+                    await self._make(call, client, world, headers)
+                else:
+                    await self._make_once(key, call, client, world, headers)
+            finally:
+                self._admission.leave()
         except ClientGone:
             self._metrics.disconnects.labels("sending").inc()
         except GatewayError as error:
@@ -78,7 +101,7 @@ class Pipeline:
             await refuse(client, endpoint, error, request_id, headers)
         except Exception:
             logger.exception("a call failed in the gateway itself")
-            self._counters.settle(request_id, NOTHING)  # changes nothing where the books were closed
+            self._counters.settle(request_id, (), 0.0, NOTHING)  # changes nothing where the books were closed
             if not client.began:
                 failure = internal_error(request_id)
                 self._count(endpoint, known, failure)
@@ -88,6 +111,22 @@ class Pipeline:
         """Who calls. Raises 401, or 503 where that cannot be found out."""
         credential = presented(client.scope["headers"])
         return self._directory.recall(credential) or await self._directory.find(credential)
+
+    async def _make(self, call: Call, client: Client, world: World, headers: Headers) -> None:
+        headers += await self._reserve(world.policies, call)
+        if call.shadowed:
+            self._note_shadow(call)
+        await self._relay.carry(call, client, world.carriers, headers)
+
+    async def _make_once(self, key: bytes, call: Call, client: Client, world: World, headers: Headers) -> None:
+        """Make a call that carries an Idempotency-Key, unless it was made before."""
+        make = partial(self._make, call, client, world, headers)
+        replayed = await self._once.make(key, call, client, world.snapshot.server.idempotency_seconds, make)
+        if replayed is not None:
+            labels = Labels(
+                call.endpoint.name, call.model_id, "", call.principal.department, str(replayed.status), call.streamed
+            )
+            self._metrics.series(labels).requests.inc()
 
     def _read(
         self,
@@ -119,7 +158,7 @@ class Pipeline:
             model_id=model_id,
             route=route,
             started=started,
-            created_at=time.time(),
+            created_at=self._counters.now(),
             streamed=streamed,
             wants_usage=streamed and _wants_usage(body),
             limits=self._directory.limits(principal, model_id),
@@ -130,22 +169,20 @@ class Pipeline:
     async def _reserve(self, policies: Sequence[Policy], call: Call) -> Headers:
         """Hold every claim of the chain at once; the headers that say what is left. Raises what the policy whose
         claim found no room says."""
-        claims = [claim for policy in policies for claim in policy.claims(call)]
+        call.claims = claims = _claims(policies, call)
         if not claims:
             return []
         try:
-            verdict = await self._counters.reserve(call.request_id, claims, LEASE_S)
+            verdict = await self._counters.reserve(call.request_id, claims, LEASE_S, call.created_at)
             if isinstance(verdict, Denied):
                 verdict = await self._reserve_less(policies, call, verdict)
         except StoreUnavailable as error:
             return self._uncounted(policies, call, error)
         except asyncio.CancelledError:
-            self._counters.settle(call.request_id, NOTHING)
+            self._refund(call)
             raise
-        for index in verdict.over:
-            limit = verdict.levels[index].limit
-            self._metrics.over_limit.labels(limit.scope, limit.metric, limit.action).inc()
-        self._metrics.note_levels(verdict.levels)
+        call.created_at = verdict.at
+        self._note(policies, call, verdict)
         return _what_is_left(verdict.levels)
 
     async def _reserve_less(self, policies: Sequence[Policy], call: Call, denied: Denied) -> Granted:
@@ -153,8 +190,8 @@ class Pipeline:
         owner = _owner(policies, call, denied.level)
         shrink = getattr(owner, "shrink", None)
         if shrink is not None and shrink(call, denied.level):
-            claims: list[Claim] = [claim for policy in policies for claim in policy.claims(call)]
-            verdict = await self._counters.reserve(call.request_id, claims, LEASE_S)
+            call.claims = _claims(policies, call)
+            verdict = await self._counters.reserve(call.request_id, call.claims, LEASE_S, call.created_at)
             if isinstance(verdict, Granted):
                 return verdict
             denied = verdict
@@ -164,13 +201,53 @@ class Pipeline:
         raise owner.denied(call, denied.level)
 
     def _uncounted(self, policies: Sequence[Policy], call: Call, error: StoreUnavailable) -> Headers:
-        """The store is away: go on only where every policy with a claim says so."""
+        """The store is away: go on only where every policy with a claim says so. What such a call uses is counted
+        when it settles, as soon as the store is back."""
         if any(policy.on_store_error == "deny" and policy.claims(call) for policy in policies):
+            self._refund(call)
             raise accounting_unavailable(
                 "The gateway cannot check your quota now, so it does not make the call. Try again shortly."
             ) from error
         self._metrics.unmetered.inc()
+        call.decisions = tuple(
+            [
+                _new(Decision, (*_about(policy, limit), 0, amount, False))
+                for policy in policies
+                for limit, amount in policy.claims(call)
+            ]
+        )
         return []
+
+    def _refund(self, call: Call) -> None:
+        """The store may or may not hold what this call claims; it does not any more."""
+        self._counters.settle(call.request_id, (), call.created_at, NOTHING)
+
+    def _note(self, policies: Sequence[Policy], call: Call, verdict: Granted) -> None:
+        """Keep what the claims were told, for the call's row and for the metrics."""
+        levels = verdict.levels
+        for index in verdict.over:
+            limit = levels[index].limit
+            self._metrics.over_limit.labels(limit.scope, limit.metric, limit.action).inc()
+        self._metrics.note_levels(levels)
+        prefixes = self._prefixes
+        decisions = []
+        for (limit, amount), level in zip(call.claims, levels):  # noqa: B905 - the keyword costs more than the pairing
+            known = prefixes.get(id(limit))
+            if known is None:
+                known = self._prefix(policies, call, limit)
+            decisions.append(_new(Decision, (*known[1], level[1], amount, True)))
+        call.decisions = tuple(decisions)
+        if verdict.over and not call.shadowed:
+            self._note_shadow(call)
+
+    def _prefix(self, policies: Sequence[Policy], call: Call, limit: Limit) -> tuple[Limit, _About]:
+        """What decisions on a limit have in common. Kept by identity, together with the limit, so that no other limit
+        can get the same identity: hashing one at every call would cost more than all the rest."""
+        if len(self._prefixes) >= _REMEMBERED_LIMITS:
+            self._prefixes.clear()
+        owner = next(policy for policy in policies if any(claim.limit is limit for claim in policy.claims(call)))
+        known = self._prefixes[id(limit)] = (limit, _about(owner, limit))
+        return known
 
     def _count(self, endpoint: Inference, known: _Known, error: GatewayError) -> None:
         """A refused request in the metrics. Only names from the configuration become labels."""
@@ -209,6 +286,14 @@ def _wants_usage(body: Body) -> bool:
         return False
     options = body.value("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _claims(policies: Sequence[Policy], call: Call) -> Sequence[Claim]:
+    return [claim for policy in policies for claim in policy.claims(call)]
+
+
+def _about(policy: Policy, limit: Limit) -> _About:
+    return policy.name, limit.scope, limit.subject, limit.metric, limit.window, limit.action, limit.amount
 
 
 def _owner(policies: Sequence[Policy], call: Call, level: Level) -> Policy:

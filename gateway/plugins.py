@@ -12,6 +12,10 @@ from types import ModuleType
 
 from gateway.core.endpoint import Endpoint
 from gateway.core.ports import Policy, Provider
+from gateway.trial import Trial
+
+_SHADOW = "shadow"
+"""The setting that every policy has, whether it knows of it or not."""
 
 
 def modules(package: str) -> dict[str, ModuleType]:
@@ -39,6 +43,13 @@ def providers() -> Mapping[str, Provider]:
 
 
 def policy(name: str, settings: Mapping[str, object]) -> Policy:
-    """A policy of `policies/` with its settings. Raises `ValueError` saying which setting is wrong and why."""
-    made: Policy = import_module(f"policies.{name}").create(settings)
-    return made
+    """A policy of `policies/` with its settings; with `shadow: true` one that is asked and never obeyed. Raises
+    `ValueError` saying which setting is wrong and why."""
+    own = {key: value for key, value in settings.items() if key != _SHADOW}
+    made: Policy = import_module(f"policies.{name}").create(own)
+    match settings.get(_SHADOW, False):
+        case True:
+            return Trial(made)
+        case False:
+            return made
+    raise ValueError(f"{name}.{_SHADOW} must be true or false")

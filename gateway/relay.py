@@ -82,9 +82,9 @@ class Relay:
         self._running: dict[str, Run] = {}
 
     @property
-    def running(self) -> Sequence[str]:
-        """The ids of the calls under way."""
-        return list(self._running)
+    def running(self) -> Sequence[Call]:
+        """The calls under way."""
+        return [run.call for run in self._running.values()]
 
     def __len__(self) -> int:
         return len(self._running)
@@ -236,7 +236,7 @@ class Relay:
         run.status = run.status or error.status
         self._books.close(run, "timeout" if error.code == "upstream_timeout" else "upstream_error")
         if client.began:
-            await client.end(call.endpoint.dialect.error_event(error, call.request_id))
+            await client.fail(call.endpoint.dialect.error_event(error, call.request_id))
             return
         said = [(name.encode(), safe_value(value)) for name, value in error.headers.items()]
         body = call.endpoint.dialect.error_body(error, call.request_id)

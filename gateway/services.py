@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from gateway import __version__, plugins
+from gateway.admission import Admission
 from gateway.books import Books
 from gateway.core.deployment import Tls, Upstream
 from gateway.core.limits import Limit
-from gateway.core.records import OutcomeRecord
 from gateway.core.upstream import Transport
+from gateway.idempotency.connect import answer_store
 from gateway.identity.directory import Directory
 from gateway.identity.pepper import load_pepper
-from gateway.ledger.delivery import PoisonRow, SinkUnavailable
 from gateway.ledger.journal import open_journal
 from gateway.ledger.recovery import Adopter
+from gateway.ledger.table import LedgerTable
 from gateway.ledger.writer import LedgerWriter
 from gateway.quotas.connect import counter_store
+from gateway.recount import Recount
 from gateway.relay import Carrier, Relay
 from gateway.settings.compile import Snapshot
 from gateway.settings.watch import Reloader, Source
-from gateway.storage import ledger
+from gateway.shadow import ShadowLog
 from gateway.storage.engine import Database
-from gateway.storage.errors import DatabaseUnavailable, Unstorable
 from gateway.telemetry import logs
+from gateway.telemetry.instruments import Count
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.tls import TlsSettings
 from gateway.upstream.transport import HttpTransport
@@ -50,15 +51,21 @@ class Services:
         self.database = Database.open(snapshot.storage.database_url, self.data)
         self.directory = Directory(self.database, load_pepper(environ, self.data), lambda: self.file_limits)
         self.counters = counter_store(snapshot.storage.counters, snapshot.zone)
-        self.journal = open_journal(self.data / "journal")
+        self.answers = answer_store(snapshot.storage.counters)
+        self.admission = Admission(self.metrics)
+        storage = snapshot.storage
+        self.journal = open_journal(
+            self.data / "journal", max_bytes=storage.journal_bytes, max_open=storage.journal_open
+        )
         self.sink = LedgerTable(self.database, snapshot.zone)
+        self.shadow = ShadowLog(self.database, snapshot.zone)
         self.writer = LedgerWriter(self.journal, self.sink)
         self.adopter = Adopter(self.data / "journal", self.sink, own=self.journal.path)
+        self.recount: Recount | None = None
         self.relay = Relay(Books(self.journal, self.counters, self.metrics, self.log), self.metrics)
         self._environ = environ
         self._providers = plugins.providers()
         self._transports: dict[Tls, HttpTransport] = {}
-        self._rows_shown = 0
         self.apply(snapshot)
 
     @classmethod
@@ -91,6 +98,7 @@ class Services:
             "journal": "ok" if journal_ok else f"{self.journal.fullness:.0%} full, or its disk fails",
             "directory": "ok" if self.directory.healthy else "degraded: the database does not answer",
             "ledger": "ok" if self.writer.sink_available else "degraded: rows wait in the journal",
+            "counters": "ok" if self.recount is None else self.recount.state,
             "config": self.reloader.last_error or f"ok, version {self.world.snapshot.version}",
         }
         return self.started and not self.draining and journal_ok, checks
@@ -106,9 +114,13 @@ class Services:
         metrics.publish()
         metrics.journal_depth.set(self.journal.depth)
         metrics.reload_ok.set(self.reloader.last_reload_ok)
-        rows = self.writer.rows + self.adopter.rows
-        metrics.ledger_rows.inc(rows - self._rows_shown)
-        self._rows_shown = rows
+        found = self.adopter.recovered
+        _raise_to(metrics.ledger_rows, self.writer.rows + self.adopter.rows)
+        _raise_to(metrics.ledger_orphans, found.orphans)
+        _raise_to(metrics.ledger_quarantined, self.writer.quarantined + self.adopter.quarantined)
+        _raise_to(metrics.damage.labels("missing"), self.writer.gaps + found.missing)
+        _raise_to(metrics.damage.labels("unreadable"), self.writer.unreadable + found.unreadable)
+        _raise_to(metrics.damage.labels("bytes"), self.writer.damaged_bytes + found.damaged_bytes)
 
     def close_transports(self) -> None:
         """Drop the connections to upstreams."""
@@ -136,24 +148,12 @@ class Services:
         return transport
 
 
+def _raise_to(counter: Count, total: float) -> None:
+    """Let a metric show a sum that is kept elsewhere."""
+    counter.inc(max(0.0, total - counter.value))
+
+
 def _metrics_directory(environ: Mapping[str, str]) -> Path | None:
     """Where the workers of one instance share their metrics; `serve` makes it where there are several."""
     directory = environ.get("AIDOCK_METRICS_DIR")
     return Path(directory) if directory else None
-
-
-class LedgerTable:
-    """The ledger's table as the writer sees it."""
-
-    def __init__(self, database: Database, zone: ZoneInfo) -> None:
-        self._database = database
-        self._zone = zone
-
-    async def insert(self, rows: Sequence[OutcomeRecord]) -> int:
-        try:
-            async with self._database.write() as session:
-                return await ledger.insert_rows(session, rows, self._zone)
-        except DatabaseUnavailable as error:
-            raise SinkUnavailable(str(error)) from error
-        except Unstorable as error:
-            raise PoisonRow(str(error)) from error

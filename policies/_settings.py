@@ -23,6 +23,20 @@ class Settings:
                 return "allow"
         raise ValueError(f"{self._policy}.on_store_error must be deny or allow")
 
+    def choice(self, name: str, default: str, *others: str) -> str:
+        """One of a few words."""
+        value = self._take(name, default)
+        if isinstance(value, str) and value in (default, *others):
+            return value
+        raise ValueError(f"{self._policy}.{name} must be {' or '.join((default, *others))}")
+
+    def factor(self, name: str, default: float) -> float:
+        """A number from 1 to 100."""
+        value = self._take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 100:
+            raise ValueError(f"{self._policy}.{name} must be a number from 1 to 100")
+        return float(value)
+
     def count(self, name: str, default: int) -> int:
         """A positive integer."""
         value = self._take(name, default)

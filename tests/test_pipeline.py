@@ -122,7 +122,14 @@ async def test_counters_that_are_away_let_through_what_no_denying_policy_claims(
     peer = await stage.play(STREAM)
     assert peer.status == 200
     assert stage.metric("aidock_quota_allowed_unmetered_total") == 1
-    assert len(stage.journal.outcomes) == 1, "it is in the ledger all the same"
+    (row,) = stage.journal.outcomes
+    assert not any(decision.counted for decision in row.decisions), "its receipt says that nobody counted then"
+    assert await stage.used() == {
+        (limit.metric, limit.window): 1
+        if limit.metric == "requests"
+        else (row.prompt_tokens or 0) + (row.completion_tokens or 0)
+        for limit in (*limits.rate, *limits.quota)
+    }, "what it used is counted when it ends"
     await stage.close()
 
 

@@ -28,7 +28,12 @@ DATA_OR_WIRING = {
     "gateway/world.py": "tests/test_pipeline.py",
     "gateway/desk.py": "tests/endpoints/test_endpoints.py",
     "gateway/identity/credential.py": "tests/test_pipeline.py",
+    "gateway/identity/holders.py": "tests/identity/test_caller_directory.py",
     "gateway/identity/limits.py": "tests/identity/test_caller_directory.py",
+    "gateway/idempotency/connect.py": "tests/e2e/test_idempotency.py",
+    "gateway/quotas/clock.py": "tests/quotas/test_memory_store.py",
+    "gateway/quotas/dial.py": "tests/quotas/test_redis_link.py",
+    "gateway/quotas/slots.py": "tests/contract/test_counter_store.py",
     "gateway/telemetry/instruments.py": "tests/telemetry/test_metrics.py",
     "gateway/telemetry/sharing.py": "tests/telemetry/test_metrics.py",
     "gateway/paths.py": "tests/settings/test_shipped_files.py",
@@ -36,6 +41,7 @@ DATA_OR_WIRING = {
 """Modules that no test file is named after, and what covers them."""
 
 ROOMS_BY_BEHAVIOUR = (
+    "gateway/admin/",  # tests/admin asks every route
     "gateway/cli/",  # tests/cli runs every command
     "gateway/endpoints/",  # tests/endpoints takes every one that there is
     "gateway/guard/",  # tests/guard speaks to it through sockets

@@ -17,8 +17,12 @@ _COMMANDS = {
     "keys": "API keys.",
     "quotas": "How much of what.",
     "usage": "What was used.",
+    "prices": "What tokens cost, and what past calls would cost now.",
+    "reconcile": "Compare the books: counters, ledger, sums, prices and journals.",
     "connect": "Print what a client needs to use this gateway.",
     "migrate": "Bring the database to this release.",
+    "backup": "Write everything to one file.",
+    "restore": "Fill an empty database from such a file.",
 }
 
 _EXAMPLES = """\b

@@ -10,6 +10,7 @@ from gateway.cli._origins import counter_of, stated
 from gateway.core.limits import Limit
 from gateway.core.ports import StoreUnavailable
 from gateway.quotas.connect import counter_store
+from gateway.quotas.link import StoreUnfit
 from gateway.settings.compile import Snapshot
 from gateway.settings.load import Document
 from gateway.settings.problems import ConfigError
@@ -59,7 +60,9 @@ async def check_counters(snapshot: Snapshot) -> None:
         return
     store = counter_store(snapshot.storage.counters, snapshot.zone)
     try:
-        await store.start()
+        await store.start("")  # reached, and neither read nor written
+    except StoreUnfit as error:
+        raise CannotStart(f"{error}.") from error
     except StoreUnavailable as error:
         raise CannotStart(
             f"{str(error).rstrip('.')}. Start the server that storage.counters (REDIS_URL) names, or leave that out "

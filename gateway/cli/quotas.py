@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import click
 
 from gateway.cli._shared import command as run
-from gateway.cli._shared import config_option, database_of, document_of, json_option, note, show
+from gateway.cli._shared import config_option, database_of, document_of, json_option, moment, names, note, show
 from gateway.core.limits import ACTIONS, METRICS, SCOPES, Action, Limit, Metric, Scope, Window
 from gateway.core.money import MAX_AMOUNT, dollars, micros
 from gateway.storage import quotas
@@ -17,6 +20,7 @@ from gateway.storage.errors import Conflict
 
 _COLUMNS = ("scope", "subject", "metric", "limit", "window", "action", "origin")
 _WINDOWS = ("minute", "hour", "day", "month", "total")
+_SHADOW_BY = "Any of day, policy, scope, subject, metric, window, department, user, key, model."
 
 
 @click.group()
@@ -95,6 +99,72 @@ async def remove(scope: Scope, subject: str, metric: Metric, window: Window | No
     async with database_of(document_of(config)) as database, database.write() as session:
         await quotas.remove(session, scope, _subject(scope, subject), metric, _window(metric, window))
     note("The limit is gone.")
+
+
+@command.command()
+@click.option("--user", help="Who would call, by e-mail.")
+@click.option("--key", help="With which key, by its public id.")
+@click.option("--model", required=True, help="The model they would name.")
+@click.option("--endpoint", default="chat.completions", show_default=True, help="Where they would send it.")
+@click.option("--prompt-tokens", type=click.IntRange(0, 2**31), default=1, show_default=True)
+@click.option("--max-tokens", type=click.IntRange(0, 2**31), help="The output cap they would set.")
+@config_option
+@json_option
+@run
+async def explain(
+    user: str | None,
+    key: str | None,
+    model: str,
+    endpoint: str,
+    prompt_tokens: int,
+    max_tokens: int | None,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Say whether a call would pass, and what decides it. Nothing is sent or held.
+
+    Exit code 0: it would pass; 1: it would be refused.
+
+    \b
+    aidock quotas explain --user ada@example.com --model demo --max-tokens 500
+    """
+    from gateway.cli._explain import answer_to, print_answer
+
+    if user is None and key is None:
+        raise click.UsageError("Say who would call: --user, --key, or both.")
+    answer = await answer_to(document_of(config), user, key, endpoint, (model, prompt_tokens, max_tokens))
+    if as_json:
+        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        print_answer(answer)
+    if not answer["decision"]["allowed"]:
+        sys.exit(1)
+
+
+@command.command()
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="The first day.")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="The last day.")
+@click.option("--by", default="policy,scope,subject,metric,window,user", show_default=True, help=_SHADOW_BY)
+@config_option
+@json_option
+@run
+async def shadow(first: date | None, last: date | None, by: str, config: Path | None, as_json: bool) -> None:
+    """Who would have been refused by what is in shadow, or only warns.
+
+    A call counts once for each policy. A running gateway writes what it has seen every few seconds.
+
+    \b
+    aidock quotas shadow --from 2026-11-01 --by policy,department,model
+    """
+    from gateway.storage import shadow as refusals
+
+    groups = names(by) or []
+    days = [None if day is None else f"{day:%Y-%m-%d}" for day in (first, last)]
+    async with database_of(document_of(config)) as database, database.read() as session:
+        rows = await refusals.report(session, groups, *days)
+    for row in rows:
+        row["last_at"] = moment(row["last_at"])
+    show(rows, [*dict.fromkeys(groups), "refused", "last_at"], as_json)
 
 
 def _subject(scope: Scope, subject: str) -> str:

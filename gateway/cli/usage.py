@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from datetime import date
 from pathlib import Path
@@ -11,9 +12,27 @@ from typing import Any
 import click
 
 from gateway.cli._shared import command as run
-from gateway.cli._shared import config_option, database_of, document_of, json_option, names, show
+from gateway.cli._shared import config_option, database_of, document_of, json_option, moment, names, show
 from gateway.storage import ledger
+from gateway.storage.errors import NotFound
 
+_FACTS = (
+    "request_id",
+    "kind",
+    "outcome",
+    "status",
+    "created_at",
+    "user",
+    "department",
+    "key_id",
+    "endpoint",
+    "model_id",
+    "provider",
+    "upstream_model",
+    "attempts",
+    "latency_ms",
+    "usage_source",
+)
 _SUMS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_usd")
 
 
@@ -22,18 +41,29 @@ _SUMS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "rea
 @click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="The first day.")
 @click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="The last day.")
 @click.option("--format", "form", type=click.Choice(("table", "csv", "json")), default="table", show_default=True)
+@click.option("--request", "request_id", help="Instead of sums: the receipt of one call, by its x-request-id.")
 @config_option
 @json_option
 @run
 async def command(
-    by: str, first: date | None, last: date | None, form: str, config: Path | None, as_json: bool
+    by: str,
+    first: date | None,
+    last: date | None,
+    form: str,
+    request_id: str | None,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
-    """What was used, summed from the ledger's days.
+    """What was used, summed from the ledger's days, or what one call cost and why.
 
     \b
     aidock usage --by department,model --from 2026-11-01 --to 2026-11-30
     aidock usage --by day --format csv > november.csv
+    aidock usage --request 01932b5e-7d3a-7c41-9b0e-2f6f1c5d8a90
     """
+    if request_id is not None:
+        await _show_receipt(request_id, config, as_json or form == "json")
+        return
     groups = names(by) or []
     async with database_of(document_of(config)) as database, database.read() as session:
         rows = await ledger.usage(session, groups, _day(first), _day(last))
@@ -44,8 +74,46 @@ async def command(
         show(rows, columns, as_json or form == "json")
 
 
-def _day(moment: date | None) -> str | None:
-    return None if moment is None else f"{moment:%Y-%m-%d}"
+def _day(when: date | None) -> str | None:
+    return None if when is None else f"{when:%Y-%m-%d}"
+
+
+async def _show_receipt(request_id: str, config: Path | None, as_json: bool) -> None:
+    from gateway.receipt import receipt
+
+    async with database_of(document_of(config)) as database, database.read() as session:
+        found = await receipt(session, request_id, user=None)
+    if found is None:
+        raise NotFound(f"There is no receipt for '{request_id}': the call has not ended yet, or was refused.")
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _print_receipt(found)
+
+
+def _print_receipt(receipt: dict[str, Any]) -> None:
+    tokens, prices = receipt["tokens"], receipt["prices"]
+    reserved, settled, total = receipt["reserved"], receipt["settled"], receipt["total"]
+    facts = {name: receipt[name] for name in _FACTS} | {"created_at": moment(receipt["created_at"])}
+    width = max(map(len, (*facts, "price_version")))
+    for name, value in (*facts.items(), ("price_version", prices["version"])):
+        click.echo(f"{name:<{width}}  {'-' if value is None else value}")
+    classes = (("prompt", "input"), ("cached", "cached_input"), ("completion", "output"), ("reasoning", "output"))
+    _section([{"tokens of": name, "used": tokens[name], "usd per million": prices[unit]} for name, unit in classes])
+    amounts = {"reserved": reserved, "settled": settled, "overspent": receipt["overspent"]}
+    _section([{"": name, "tokens": each["tokens"], "usd": each["cost_usd"]} for name, each in amounts.items()])
+    _section(receipt["decisions"])
+    _section([each | {"prices": each["prices"]["version"]} for each in receipt["adjustments"]])
+    click.echo(
+        f"\nTotal: {total['prompt_tokens']} prompt and {total['completion_tokens']} completion tokens, "
+        f"${total['cost_usd']:.6f}"
+    )
+
+
+def _section(rows: list[dict[str, Any]]) -> None:
+    if rows:
+        click.echo()
+        show(rows, list(rows[0]), as_json=False)
 
 
 def _print_csv(rows: list[dict[str, Any]], columns: list[str]) -> None:

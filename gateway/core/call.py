@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway.core.limits import NO_LIMITS, LimitSet, Metric
+from gateway.core.limits import NO_LIMITS, Claim, LimitSet, Metric
 from gateway.core.money import FREE, MAX_AMOUNT, Price
 
 if TYPE_CHECKING:
@@ -15,22 +16,28 @@ if TYPE_CHECKING:
     from gateway.core.endpoint import Inference
     from gateway.core.headers import Headers
     from gateway.core.principal import Principal
+    from gateway.core.records import Decision
 
 
 @dataclass(slots=True)
 class Demand:
-    """The most a call can use, which is what it reserves.
+    """The most a call can use, which is what it reserves, unless a policy is content with what it is likely to use.
 
-    `prompt_tokens` is an upper bound. `requested_cap` is the client's own limit on output tokens for each of its
-    `choices`; `output_cap` is the lowest that anyone set, written into the upstream's body when it is lower than the
-    client's. `expected_output` stands in where nobody set one. `price` is the dearest of the possible targets.
+    `prompt_tokens` is an upper bound, `likely_prompt` a guess. `requested_cap` is the client's own limit on output
+    tokens for each of its `choices`; `output_cap` is the lowest that anyone set, written into the upstream's body when
+    it is lower than the client's. `expected_output` stands in where nobody set one. With a `margin` the call reserves
+    its likely prompt times that, and `likely_output` where that is less than the cap. `price` is the dearest of the
+    possible targets.
     """
 
     prompt_tokens: int = 0
+    likely_prompt: int = 0
     choices: int = 1
     requested_cap: int | None = None
     output_cap: int | None = None
     expected_output: int = 0
+    margin: float | None = None
+    likely_output: int = 0
     price: Price = FREE
     _amounts: dict[Metric, int] | None = field(default=None, init=False, repr=False)
 
@@ -45,6 +52,12 @@ class Demand:
         self.expected_output = tokens
         self._amounts = None
 
+    def reserve_likely(self, margin: float, output: int) -> None:
+        """Be content with the likely prompt times `margin` and `output` tokens an answer, where the most is more."""
+        self.margin = margin
+        self.likely_output = output
+        self._amounts = None
+
     @property
     def cap_to_write(self) -> int | None:
         """The cap the upstream must be told, None when the client's own (or none) stands."""
@@ -55,12 +68,17 @@ class Demand:
         """How much of each metric to reserve, as far as counters can count: no limit has room for more than that."""
         amounts = self._amounts
         if amounts is None:
-            output = (self.expected_output if self.output_cap is None else self.output_cap) * self.choices
+            prompt = self.prompt_tokens
+            output = self.expected_output if self.output_cap is None else self.output_cap
+            if self.margin is not None:
+                prompt = min(prompt, math.ceil(self.likely_prompt * self.margin))
+                output = self.likely_output if self.output_cap is None else min(self.output_cap, self.likely_output)
+            output *= self.choices
             amounts = self._amounts = {
                 "requests": 1,
                 "parallel": 1,
-                "tokens": min(self.prompt_tokens + output, MAX_AMOUNT - 1),
-                "cost": min(self.price.cost(self.prompt_tokens, output), MAX_AMOUNT - 1),
+                "tokens": min(prompt + output, MAX_AMOUNT - 1),
+                "cost": min(self.price.cost(prompt, output), MAX_AMOUNT - 1),
             }
         return amounts
 
@@ -68,7 +86,8 @@ class Demand:
 @dataclass(slots=True)
 class Call:
     """One inference request. `request_id` is ours, whatever the client sent; `started` is on the monotonic clock,
-    `created_at` on the wall clock, both in seconds."""
+    `created_at` on the counter store's, both in seconds. `claims` are what it holds until it settles, `decisions` what
+    the policies that made them were told, `shadowed` the policies in shadow whose check would have refused it."""
 
     request_id: str
     endpoint: Inference
@@ -83,3 +102,6 @@ class Call:
     wants_usage: bool = False
     limits: LimitSet = NO_LIMITS
     demand: Demand = field(default_factory=Demand)
+    claims: Sequence[Claim] = ()
+    decisions: tuple[Decision, ...] = ()
+    shadowed: tuple[str, ...] = ()

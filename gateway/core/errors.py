@@ -102,10 +102,10 @@ def no_healthy_deployment(message: str) -> GatewayError:
     return GatewayError(503, "no_healthy_deployment", message, type="server_error", headers={"retry-after": "1"})
 
 
-def overloaded() -> GatewayError:
-    """503: as many calls run as may."""
+def overloaded(retry_after_s: int = 1) -> GatewayError:
+    """503: as many calls run and wait as may."""
     message = "The gateway runs as many calls as it may. Try again shortly."
-    return GatewayError(503, "overloaded", message, type="server_error", headers={"retry-after": "1"})
+    return GatewayError(503, "overloaded", message, type="server_error", headers={"retry-after": str(retry_after_s)})
 
 
 def internal_error(request_id: str) -> GatewayError:

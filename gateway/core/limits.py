@@ -70,10 +70,12 @@ class Level(NamedTuple):
 
 class Granted(NamedTuple):
     """Every claim is held. `levels` stand after the hold, in the claims' order; `over` are the indexes of limits
-    that a `warn` or `shadow` claim has gone past."""
+    that a `warn` or `shadow` claim has gone past. `at` is the moment, in unix seconds, whose windows hold the claims:
+    the one that was asked for, unless the store knows the time better."""
 
     levels: tuple[Level, ...]
     over: tuple[int, ...] = ()
+    at: float = 0.0
 
 
 class Denied(NamedTuple):
@@ -94,3 +96,26 @@ class Actual(NamedTuple):
 
 
 NOTHING = Actual()
+
+
+class Count(NamedTuple):
+    """A limit's counter in one turn of its window, `starts_at` to `ends_at` (None: for ever), both unix seconds.
+
+    What calls created before `since` have used is the ledger's to say, and `based` tells whether it has been asked;
+    what later calls use is posted when they settle. `settled` is both together, `reserved` what running calls hold.
+    """
+
+    limit: Limit
+    starts_at: float
+    ends_at: float | None
+    since: float
+    based: bool
+    settled: int
+    reserved: int
+
+
+class Base(NamedTuple):
+    """What the ledger says that calls created before a counter's `since` have used."""
+
+    counter: Count
+    used: int

@@ -65,3 +65,8 @@ class PriceSchedule:
 
 
 UNPRICED = PriceSchedule()
+
+
+def in_units(metric: str, amount: int) -> int | float:
+    """An amount of a limit's metric as people read it: dollars for `cost`, a count for the others."""
+    return amount / MICROS_PER_DOLLAR if metric == "cost" else amount

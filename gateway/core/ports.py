@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from gateway.core.limits import Actual, Claim, Denied, Granted, Level, Limit
+from gateway.core.limits import Actual, Base, Claim, Count, Denied, Granted, Level, Limit
 
 if TYPE_CHECKING:
     from gateway.core.call import Call
@@ -43,27 +43,84 @@ class StoreUnavailable(Exception):
 
 
 class CounterStore(Protocol):
-    """Counters with two-phase use: hold, then settle. Every verb is atomic and idempotent by request id."""
+    """Counters with two-phase use: hold, then settle. Every verb is atomic and idempotent by request id.
 
-    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float) -> Granted | Denied:
+    A call belongs to the windows that its `at` falls in, a moment of the store's own clock that is also its ledger
+    row's `created_at`: so a counter is, by definition, the sum of the rows of its subject and window.
+    """
+
+    def now(self) -> float:
+        """The store's clock in unix seconds, in whole milliseconds. It does not jump with this machine's clock."""
+
+    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
         """Hold all of the claims or none. The hold lapses after `lease_s` unless renewed. Asked again with an id
-        that already holds, answers as before; with an id that was settled, `Granted` without a new hold."""
+        that already holds, answers as before; with an id that was settled, `Granted` without a new hold.
 
-    def settle(self, rid: str, actual: Actual) -> None:
-        """Replace the hold by what was really used; a refund is a settlement with `NOTHING`. Returns at once: the
-        store owns the delivery, retries it, and applies it in order with this process's other calls."""
+        Raises `StoreUnavailable`; the hold may stand then, and `settle` ends it in any case."""
 
-    async def renew(self, rids: Sequence[str], lease_s: float) -> None:
-        """Keep the holds of calls that still run."""
+    def settle(self, rid: str, claims: Sequence[Claim], at: float, actual: Actual) -> None:
+        """Let the hold go and count what was really used, once, on the counter of every claim, whatever became of
+        the hold: held, lapsed, given up on, or lost with the store. Without claims it is a refund. Returns at once:
+        the store owns the delivery, retries it, and applies it in order with this process's other calls."""
+
+    async def renew(self, rids: Sequence[str], lease_s: float) -> Sequence[str]:
+        """Keep the holds of calls that still run; the ids that the store knows nothing of."""
+
+    async def hold(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> None:
+        """Hold again what a store has lost. No room is asked for: the call runs already."""
 
     async def peek(self, limits: Sequence[Limit]) -> Sequence[Level]:
         """Where limits stand, holding nothing."""
 
-    async def start(self) -> None:
-        """Connect, load scripts, start what runs in the background. Raises `StoreUnavailable`."""
+    async def start(self, installation: str) -> None:
+        """Connect, load scripts, start what runs in the background. `installation` tells whose counters these are.
+        Raises `StoreUnavailable`."""
 
     async def close(self) -> None:
         """Deliver what is still to be settled, then let go."""
+
+
+StoreState = Literal["open", "lost", "rebuilding", "suspect"]
+"""`lost`: the store is empty or another installation's, and grants nothing until somebody rebuilds it. `rebuilding`:
+somebody does. `suspect`: it works, but may have forgotten some of what it was told."""
+
+
+class Recountable(Protocol):
+    """A counter store as the recount sees it: counters are a cache, and the ledger can always set them right."""
+
+    async def pulse(self) -> StoreState:
+        """Let go what has lapsed, and say in what state the store is."""
+
+    async def cut(self, limits: Sequence[Limit], ahead_s: float) -> None:
+        """Draw the line anew between the ledger's part of these counters and the store's: `ahead_s` from now. Until
+        they are based again, what stood before stands in for the ledger's part."""
+
+    async def audit(self, limits: Sequence[Limit]) -> Sequence[Count]:
+        """The counters of the windows now open; `parallel` limits have none."""
+
+    async def late(self) -> Sequence[str]:
+        """The calls that settled although they were created before the line, and whose use stands in the ledger's
+        part until a base includes it."""
+
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str]) -> None:
+        """Set the ledger's part of counters, at once, to what it says, plus those late calls that are not among
+        `landed`, the ones that the ledger has. A base whose counter has been cut since is ignored."""
+
+    async def lead(self, for_s: float) -> bool:
+        """Whether this process is the one, of all that share the store, that recounts for the next `for_s`."""
+
+    async def begin_rebuild(self) -> bool:
+        """Take a lost store in hand. False where another process has."""
+
+    async def end_rebuild(self) -> bool:
+        """Open the rebuilt store. False where it took so long that another process has taken over."""
+
+    async def accept(self) -> None:
+        """No longer suspect: the counters have been cut."""
+
+
+class RecountableStore(CounterStore, Recountable, Protocol):
+    """Counters that can be set right."""
 
 
 class JournalUnavailable(Exception):

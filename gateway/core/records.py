@@ -31,9 +31,26 @@ class IntentRecord(NamedTuple):
     price_version: str
 
 
+class Decision(NamedTuple):
+    """What one claim of the policy chain was told: where its limit stood once the claim was held, `amount` included.
+    `counted` is false where the store could not be asked and the policy let the call pass."""
+
+    policy: str
+    scope: str
+    subject: str
+    metric: str
+    window: str
+    action: str
+    limit: int
+    used: int
+    amount: int
+    counted: bool = True
+
+
 class OutcomeRecord(NamedTuple):
     """How it ended: the ledger row. `status` is what the client was sent, 0 when it was sent nothing. Token fields
-    are None where unknown; `usage_source` is None where nothing was used."""
+    are None where unknown; `usage_source` is None where nothing was used. `number` tells the adjustments of one call
+    apart, which count from 1."""
 
     request_id: str
     kind: Kind
@@ -58,3 +75,7 @@ class OutcomeRecord(NamedTuple):
     latency_ms: int
     first_token_ms: int | None
     attempts: int = 1
+    reserved_tokens: int = 0
+    reserved_cost: int = 0
+    decisions: tuple[Decision, ...] = ()
+    number: int = 0

@@ -13,14 +13,14 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import NamedTuple
 
 from gateway.core.errors import GatewayError, accounting_unavailable, invalid_api_key
 from gateway.core.limits import Limit, LimitSet
 from gateway.core.principal import Principal
-from gateway.identity.keys import KEY_LENGTH, PREFIX, digest, masked, parse
+from gateway.identity.holders import NEXT, admit
+from gateway.identity.keys import KEY_LENGTH, PREFIX, digest, parse
 from gateway.identity.limits import LimitBook
 from gateway.identity.pepper import Pepper, confirm
 from gateway.storage import api_keys, quotas, revisions
@@ -36,8 +36,6 @@ UNKNOWN_S = 3.0
 _CHUNK = 500
 
 _LOG = logging.getLogger("aidock.identity")
-
-_NEXT = "Check that the whole key was copied, or ask your administrator for a new one."
 
 
 class _Refused(NamedTuple):
@@ -183,18 +181,15 @@ class Directory:
                 "The gateway cannot look up API keys now: its database does not answer. Try again shortly."
             )
         fresh = revision >= self._revision  # an answer from before the last change must not be kept
-        reason = _reason(holder, time.time())
-        if holder is None or reason is not None:
-            message = f"The API key {masked(public_id)} {reason}. {_NEXT}"
+        admitted = admit(holder, public_id, time.time())
+        if isinstance(admitted, GatewayError):
             if fresh:
-                self._remember_unknown(key, message)
-            return invalid_api_key(message)
-        principal = _principal(holder)
-        if fresh:
-            self._callers[key] = principal
+                self._remember_unknown(key, admitted.message)
+        elif fresh:
+            self._callers[key] = admitted
             if len(self._callers) > MAX_CALLERS:
                 self._callers.popitem(last=False)
-        return principal
+        return admitted
 
     def _remember_digest(self, credential: bytes, key: bytes) -> None:
         """Let `recall` find the digest without OpenSSL, whose keyed hash costs a call 50 us more than this one."""
@@ -214,39 +209,15 @@ class Directory:
         A caller who came in while the others were read is dropped: the next call asks for it again.
         """
         now = time.time()
-        kept = ((key, holders[key]) for key in self._callers if key in holders)
-        self._callers = OrderedDict((key, _principal(holder)) for key, holder in kept if _reason(holder, now) is None)
+        asked = ((key, admit(holder, holder.public_id, now)) for key in self._callers if (holder := holders.get(key)))
+        self._callers = OrderedDict((key, caller) for key, caller in asked if isinstance(caller, Principal))
 
 
 async def _nothing(_limits: tuple[Limit, ...]) -> None:
     return
 
 
-def _principal(holder: KeyHolder) -> Principal:
-    models = None if holder.models is None else frozenset(holder.models)
-    return Principal(holder.public_id, holder.user, holder.department, models, holder.expires_at)
-
-
-def _reason(holder: KeyHolder | None, now: float) -> str | None:
-    """Why a key opens nothing, None when it does."""
-    if holder is None:
-        return "is not known"
-    if holder.revoked_at is not None:
-        return f"was revoked on {_date(holder.revoked_at)}"
-    if holder.expires_at is not None and holder.expires_at <= now:
-        return f"expired on {_date(holder.expires_at)}"
-    if holder.deactivated_at is not None:
-        return "belongs to a user who was deactivated"
-    if holder.archived_at is not None:
-        return "belongs to a department that was archived"
-    return None
-
-
-def _date(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
 def _malformed(credential: bytes) -> str:
     if not credential:
         return f"No API key was given. Send one as 'Authorization: Bearer {PREFIX}…'."
-    return f"This is not an API key of this gateway, or it was cut short or mistyped. Keys begin with {PREFIX}. {_NEXT}"
+    return f"This is not an API key of this gateway, or it was cut short or mistyped. Keys begin with {PREFIX}. {NEXT}"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from gateway.core.body import encode
 from gateway.core.records import OutcomeRecord
+from gateway.ledger.quarantine import Quarantine
 
 logger = logging.getLogger("aidock.ledger")
 
@@ -31,8 +30,8 @@ class LedgerSink(Protocol):
     """The ledger table."""
 
     async def insert(self, rows: Sequence[OutcomeRecord]) -> int:
-        """Store all of the rows or none, and return how many are new. Request id and kind are the key: a row that is
-        there already changes nothing, so a batch may be offered again. Raises `SinkUnavailable`, or `PoisonRow`
+        """Store all of the rows or none, and return how many are new. Request id, kind and number are the key: a row
+        that is there already changes nothing, so a batch may be offered again. Raises `SinkUnavailable`, or `PoisonRow`
         (any other `ValueError` means the same) when one of the rows cannot be stored."""
 
 
@@ -43,7 +42,7 @@ class Delivery:
         self.rows = 0
         self.quarantined = 0
         self._sink = sink
-        self._quarantine = quarantine
+        self._quarantine = Quarantine(quarantine)
 
     async def insert(self, rows: Sequence[OutcomeRecord]) -> int:
         """How many of the rows are new in the ledger. Raises `SinkUnavailable`, and `OSError` when a row can be
@@ -70,23 +69,25 @@ class Delivery:
             else:
                 self.rows += new
                 return new
-        await asyncio.to_thread(_append_line, self._quarantine, _quarantine_entry(row, error))
+        await asyncio.to_thread(self._quarantine.add, row, error)
         self.quarantined += 1
         logger.error(
             "A ledger row could not be stored and was put in quarantine.",
-            extra={"request_id": row.request_id, "reason": type(error).__name__, "file": str(self._quarantine)},
+            extra={"request_id": row.request_id, "reason": type(error).__name__, "file": str(self._quarantine.path)},
         )
         return 0
 
 
-def _quarantine_entry(row: OutcomeRecord, error: ValueError) -> bytes:
-    return encode({"quarantined_at": time.time(), "reason": type(error).__name__, "row": row._asdict()})
-
-
-def _append_line(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, line + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+async def offer_again(quarantine: Quarantine, sink: LedgerSink) -> tuple[int, int]:
+    """Offer the rows in quarantine to the ledger once more; those it takes, or has, leave the file. How many left,
+    and how many stay. Raises `SinkUnavailable` and `OSError`."""
+    taken: list[bytes] = []
+    entries = quarantine.entries()
+    for entry in entries:
+        if entry.row is None:
+            continue
+        with contextlib.suppress(ValueError):
+            await sink.insert([entry.row])
+            taken.append(entry.line)
+    await asyncio.to_thread(quarantine.remove, taken)
+    return len(taken), len(entries) - len(taken)

@@ -41,15 +41,12 @@ START = Position(0, 0, 1)
 """Before everything; segments and sequence numbers count from 1."""
 
 
-class JournalDirectory:
-    """A directory whose lock this object holds until `release`."""
+class JournalFiles:
+    """A journal's directory as anyone may read it, its owner's included."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock. Raises `JournalOwned` when someone has it, `OSError` when the directory is not there."""
         self.path = path
         self.seed = crc32(path.name.encode())
-        self._lock = _lock(path)
-        self._ack: int | None = None
 
     def segments(self) -> list[int]:
         """The numbers of the segments on disk, oldest first."""
@@ -76,6 +73,24 @@ class JournalDirectory:
         if len(data) != _ACK.size + _CHECK.size or _CHECK.unpack(data[_ACK.size :])[0] != crc32(body, self.seed):
             return None
         return Position(*_ACK.unpack(body))
+
+    def is_owned(self) -> bool:
+        """Whether a living process has it. Raises `FileNotFoundError` when the directory is gone."""
+        try:
+            os.close(_lock(self.path))
+        except JournalOwned:
+            return True
+        return False
+
+
+class JournalDirectory(JournalFiles):
+    """A directory whose lock this object holds until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock. Raises `JournalOwned` when someone has it, `OSError` when the directory is not there."""
+        super().__init__(path)
+        self._lock = _lock(path)
+        self._ack: int | None = None
 
     def write_ack(self, position: Position) -> None:
         """Note how far the records have been delivered. Overwritten in place: a few bytes with a check sum, which

@@ -8,14 +8,14 @@ merely quotes are never taken for a frame when a reader has to look for the next
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
 import msgspec
 
 from gateway.core.money import MAX_AMOUNT
-from gateway.core.records import IntentRecord, OutcomeRecord
+from gateway.core.records import Decision, IntentRecord, OutcomeRecord
 
 INTENT: Final = 1
 OUTCOME: Final = 2
@@ -32,7 +32,9 @@ _CHECK = struct.Struct("<I")
 _HEADER = struct.Struct("<HBxIQI")
 _HEAD_BYTES = _HEAD.size
 _HEADER_BYTES = _HEADER.size
+_DECISION_FIELDS = len(Decision._fields)
 _MAX_TEXT = 512
+"""Bytes; a dozen texts of it leave room in a frame."""
 
 _pack_head = _HEAD.pack
 _pack_check = _CHECK.pack
@@ -66,8 +68,8 @@ def encode_record(record: IntentRecord | OutcomeRecord) -> bytes:
     try:
         payload = _encode(record)
     except (UnicodeEncodeError, OverflowError):
-        return _encode(tuple(_storable(record)))
-    return payload if len(payload) <= MAX_PAYLOAD else _encode(tuple(_storable(record)))
+        payload = _encode(_storable(record))
+    return payload if len(payload) <= MAX_PAYLOAD else _shortened(record)
 
 
 def decode_intent(payload: bytes) -> IntentRecord:
@@ -135,16 +137,31 @@ def _decode_loosely(shape: type[_Record], payload: bytes) -> _Record:
     """Read what another release wrote: fields added since are dropped, new words for a kind or outcome are kept."""
     try:
         fields = _decode_fields(payload)
-        return shape(*fields[: len(shape._fields)])
+        record = shape(*fields[: len(shape._fields)])
+        if isinstance(record, OutcomeRecord):
+            decided: Iterable[Sequence[Any]] = record.decisions
+            return record._replace(decisions=tuple(Decision(*each[:_DECISION_FIELDS]) for each in decided))
+        return record
     except (msgspec.DecodeError, TypeError) as error:
         raise UnreadableRecord(str(error)) from error
 
 
-def _storable(values: Iterable[object]) -> Iterable[object]:
-    for value in values:
-        if isinstance(value, str):
-            yield value[:_MAX_TEXT].encode("utf-8", "replace").decode()
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield max(-MAX_AMOUNT, min(MAX_AMOUNT, value))
-        else:
-            yield value
+def _shortened(record: IntentRecord | OutcomeRecord) -> bytes:
+    """With shorter texts and, where that is not enough, without what its policies decided."""
+    fields = _storable(record)
+    payload = _encode(fields)
+    if len(payload) <= MAX_PAYLOAD:
+        return payload
+    return _encode(tuple(() if isinstance(value, tuple) else value for value in fields))
+
+
+def _storable(values: Iterable[object]) -> tuple[object, ...]:
+    return tuple(map(_bent, values))
+
+
+def _bent(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace")[:_MAX_TEXT].decode("utf-8", "ignore")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(-MAX_AMOUNT, min(MAX_AMOUNT, value))
+    return _storable(value) if isinstance(value, tuple) else value

@@ -19,10 +19,18 @@ from gateway.ledger.segment import Segment
 
 logger = logging.getLogger("aidock.ledger")
 
-_OUTCOME_EXTRA = 256
-"""Bytes that an outcome may take beyond its intent."""
+MAX_BYTES = 256 * 1024 * 1024
+MAX_OPEN = 20_000
+
+_OUTCOME_EXTRA = 1024
+"""Bytes that an outcome may take beyond its intent; half a dozen limits are in it."""
 
 _CREATE_TRIES = 5
+
+_SEGMENTS = 16
+"""Into how many segments a full journal is divided at least: room comes back a whole segment at a time."""
+
+_SMALLEST_SEGMENT = 4096
 
 _PINNED_SEGMENTS = 4
 """How many delivered segments a call under way may keep on disk before its intent is noted anew."""
@@ -42,8 +50,8 @@ class FileJournal:
         self,
         directory: Path,
         *,
-        max_bytes: int = 256 * 1024 * 1024,
-        max_open: int = 20_000,
+        max_bytes: int = MAX_BYTES,
+        max_open: int = MAX_OPEN,
         max_unsynced: int = 16 * 1024 * 1024,
         segment_bytes: int = 8 * 1024 * 1024,
         sync_every: float = 0.010,
@@ -59,6 +67,7 @@ class FileJournal:
         self._max_bytes = max_bytes
         self._max_open = max_open
         self._max_unsynced = max_unsynced
+        segment_bytes = min(segment_bytes, max(_SMALLEST_SEGMENT, max_bytes // _SEGMENTS))
         self._log = SegmentLog(
             self.home, segment_bytes=segment_bytes, every=sync_every, sync=sync, retry=self._write_stranded
         )
@@ -230,11 +239,11 @@ class FileJournal:
             self._begin_intent(request_id, newest, payload)
 
 
-def open_journal(root: Path) -> FileJournal:
+def open_journal(root: Path, *, max_bytes: int = MAX_BYTES, max_open: int = MAX_OPEN) -> FileJournal:
     """A new journal below `root`, for this process."""
     for _ in range(_CREATE_TRIES):
         try:
-            return FileJournal(create(root))
+            return FileJournal(create(root), max_bytes=max_bytes, max_open=max_open)
         except (JournalOwned, FileNotFoundError):
             continue  # an adopter took the directory for a dead process's before it was locked
     raise JournalOwned(f"No journal could be made in {root}: other processes take every new one at once.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gateway.ledger.directory import JournalDirectory, Position
+from gateway.ledger.directory import JournalFiles, Position
 from gateway.ledger.frames import MAX_FRAME, Frame, scan
 
 _CHUNK = 4 * MAX_FRAME
@@ -17,12 +17,13 @@ class Reader:
     written twice are met twice.
     """
 
-    def __init__(self, home: JournalDirectory, start: Position) -> None:
+    def __init__(self, home: JournalFiles, start: Position) -> None:
         """`start.sequence` 0 takes the first frame's number for the expected one."""
         self.position = start
         self.damaged_bytes = 0
         self.missing: set[int] = set()
         self._home = home
+        self._furthest = start
         self._fd = -1
 
     def read(self, stop: Position, most: int) -> list[Frame]:
@@ -39,8 +40,10 @@ class Reader:
             return []
         data = os.pread(self._fd, min(_CHUNK, end - offset), offset)
         found = scan(data, self._home.seed, whole=offset + len(data) >= end, most=most)
-        self.damaged_bytes += found.skipped
         self.position = Position(segment, offset + found.consumed, self._track(found.frames, sequence))
+        if self.position.reaches(self._furthest):  # what is read again is not damaged again
+            self.damaged_bytes += found.skipped
+            self._furthest = self.position
         return found.frames
 
     def close(self) -> None:

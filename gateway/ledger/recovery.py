@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,10 @@ class Adopter:
     def __init__(
         self, root: Path, sink: LedgerSink, *, own: Path | None = None, interval: float = 10.0, batch: int = 500
     ) -> None:
-        """`own` is this process's journal, which is left alone."""
+        """`own` is this process's journal, which is left alone. `on_adopted` is called when another's records have
+        gone to the ledger: the counters may never have heard of what they used."""
         self.recovered = Recovered()
+        self.on_adopted: Callable[[], None] = _nobody
         self._root = root
         self._own = own
         self._interval = interval
@@ -97,11 +99,14 @@ class Adopter:
         except (JournalOwned, FileNotFoundError):
             return
         try:
-            if home.segments():
+            holds_records = bool(home.segments())
+            if holds_records:
                 await self._deliver(home)
             home.remove()
         finally:
             home.release()
+        if holds_records:
+            self.on_adopted()
 
     async def _deliver(self, home: JournalDirectory) -> None:
         found = Recovered(journals=1)
@@ -117,7 +122,11 @@ class Adopter:
             await asyncio.sleep(0)
         found.orphans = await self._insert_orphans(list(open_intents.values()))
         self._add(found)
-        logger.info("The journal of a dead process was adopted.", extra={"journal": home.path.name, **_fields(found)})
+        logger.log(
+            logging.ERROR if found.missing or found.damaged_bytes or found.unreadable else logging.INFO,
+            "The journal of a dead process was adopted.",
+            extra={"journal": home.path.name, **_fields(found)},
+        )
 
     def _read(
         self,
@@ -163,6 +172,10 @@ class Adopter:
             setattr(total, name, getattr(total, name) + value)
 
 
+def _nobody() -> None:
+    return
+
+
 def _acked(home: JournalDirectory) -> Position:
     position = home.read_ack()
     if position is not None:
@@ -200,6 +213,8 @@ def orphan(intent: IntentRecord) -> OutcomeRecord:
         price_version=intent.price_version,
         latency_ms=0,
         first_token_ms=None,
+        reserved_tokens=intent.reserved_tokens,
+        reserved_cost=intent.reserved_cost,
     )
 
 

@@ -39,6 +39,7 @@ class LedgerWriter:
     ) -> None:
         """`quarantine` is `quarantine.jsonl` beside the journals unless told otherwise."""
         self.unreadable = 0
+        self._gaps_told = 0
         self._journal = journal
         self._delivery = Delivery(sink, quarantine or journal.path.parent / "quarantine.jsonl")
         self._reader = Reader(journal.home, journal.acked)
@@ -63,6 +64,11 @@ class LedgerWriter:
     def gaps(self) -> int:
         """Records of this journal that were written and could not be read back."""
         return len(self._reader.missing)
+
+    @property
+    def damaged_bytes(self) -> int:
+        """Bytes of this journal that could not be read back."""
+        return self._reader.damaged_bytes
 
     @property
     def sink_available(self) -> bool:
@@ -136,9 +142,17 @@ class LedgerWriter:
                 if kind == OUTCOME:
                     self._decode(payload, rows)
             await asyncio.sleep(0)  # a backlog is read in slices, with calls served between them
+        self._report_damage()
         await self._delivery.insert(rows)
         self._journal.acknowledge(self._reader.position, len(rows))
         await self._report_progress()
+
+    def _report_damage(self) -> None:
+        """Once for each loss, however often its bytes are read again."""
+        gaps = self.gaps
+        if gaps > self._gaps_told:
+            logger.error("Records of this process's journal cannot be read back.", extra={"missing": gaps})
+            self._gaps_told = gaps
 
     async def _deliver_stranded(self) -> None:
         """Outcomes that the disk refuses go from memory to the ledger."""

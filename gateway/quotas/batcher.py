@@ -65,12 +65,16 @@ class Link(Protocol):
         """Send all, connecting first where needed, and read a reply for each; without commands, only see that the
         store answers. Raises `TimeoutError` after `within_s` and `LinkBroken`; either way the connection is gone."""
 
+    async def refresh(self, within_s: float) -> object:
+        """Ask the store anew what it is. Raises as `exchange` does."""
+
     async def close(self) -> None: ...
 
 
 class Batcher:
     """Owns a link. When the store is silent or stays broken it is `down`: awaited commands fail at once, without
-    being sent, and one probe at a time finds out when it is back."""
+    being sent, and one probe at a time finds out when it is back. `lossy` once a posted command had to be dropped,
+    until somebody who has made up for it says otherwise."""
 
     def __init__(self, link: Link, decision_s: float = DECISION_S) -> None:
         self._link = link
@@ -82,7 +86,9 @@ class Batcher:
         self._failures = 0
         self._overflowed = 0
         self._closing = False
+        self._looking = False
         self.down = False
+        self.lossy = False
 
     def start(self) -> None:
         self._closing = False
@@ -102,7 +108,11 @@ class Batcher:
             self._task = None
         undelivered = self._posted()
         if undelivered:
-            log.error("Settlements could not be delivered before the end.", extra={"count": len(undelivered)})
+            self.lossy = True
+            log.error(
+                "Settlements could not be delivered before the end; the next start counts them from the ledger.",
+                extra={"count": len(undelivered)},
+            )
         self._queue.clear()
         self._parked.clear()
         await self._link.close()
@@ -124,9 +134,14 @@ class Batcher:
         if len(self._queue) + len(self._parked) < BACKLOG:
             self._enqueue(command)
             return
+        self.lossy = True
         self._overflowed += 1
         if self._overflowed == 1:
-            log.error("The counter store has been away too long; its leases and the ledger must make up for it.")
+            log.error("The counter store has been away too long; the ledger must make up for it.")
+
+    def look(self) -> None:
+        """Have the link ask the store what it is, before what is called from now on."""
+        self._looking = True
 
     def _enqueue(self, command: Command) -> None:
         self._queue.append(command)
@@ -136,6 +151,8 @@ class Batcher:
     async def _run(self) -> None:
         try:
             while not self._is_finished():
+                if self._looking and not self.down:
+                    await self._look()
                 batch = self._take()
                 if batch or self.down:
                     await self._deliver(batch)
@@ -144,6 +161,13 @@ class Batcher:
                     await self._bell.wait()
         finally:
             self._fail_waiting(self._queue, "nothing is delivered to the counter store any more")
+
+    async def _look(self) -> None:
+        self._looking = False
+        try:
+            await self._link.refresh(self._decision_s)
+        except (TimeoutError, LinkBroken) as error:
+            await self._fall_back([], error)
 
     def _is_finished(self) -> bool:
         return self._closing and not self._queue and not self._parked
@@ -205,6 +229,7 @@ class Batcher:
             return
         command.refusals += 1
         if command.refusals >= REFUSALS:
+            self.lossy = True
             log.error("A settlement was refused too often and is dropped.", extra={"request_id": command.tag})
             return
         if not self._parked and self._task is not None:

@@ -1,19 +1,22 @@
--- KEYS: record, leases, a counter per claim
--- ARGV: tag, the caller's clock in ms, lease in ms, and per claim: amount, limit, action, metric, expiry in unix s or ''
+-- KEYS: record, leases, watch, marker, a counter per claim
+-- ARGV: tag, the caller's clock in ms, lease in ms, and the claims
 -- -> {tag, 'granted', level after each claim...} | {tag, 'denied', index from 0, level} | {tag, 'clock', ms}
-local FIRST_KEY, FIRST_ARG, STRIDE = 3, 4, 5
-local tag, record_key, leases = ARGV[1], KEYS[1], KEYS[2]
-local caller_ms, lease_ms = integer(ARGV[2]), integer(ARGV[3])
+--    | {tag, 'closed'}
+local FIRST_KEY, FIRST_ARG = 5, 4
+local tag, record_key, leases, watch = ARGV[1], KEYS[1], KEYS[2], KEYS[3]
+local lease_ms = integer(ARGV[3])
 local claims = #KEYS - FIRST_KEY + 1
 local now = now_ms()
-if math.abs(now - caller_ms) > CLOCK_TOLERANCE_MS then return {tag, 'clock', now} end
+if is_off(ARGV[2], now) then return {tag, 'clock', now} end
+local known = redis.call('MGET', record_key, KEYS[4])
+if not is_open(known[2]) then return {tag, 'closed'} end
 
 local levels, wanted
 
 local function read_levels()
   levels = {}
-  for i = 1, claims do
-    local key = KEYS[FIRST_KEY + i - 1]
+  for i = FIRST_KEY, #KEYS do
+    local key = KEYS[i]
     if not levels[key] then levels[key] = level(key) end
   end
 end
@@ -23,10 +26,10 @@ local function first_without_room()
   wanted = {}
   for i = 1, claims do
     local key = KEYS[FIRST_KEY + i - 1]
-    local arg = FIRST_ARG + (i - 1) * STRIDE
-    local limit = integer(ARGV[arg + 1])
+    local arg = FIRST_ARG + (i - 1) * CLAIM
+    local limit = integer(ARGV[arg + 2])
     wanted[key] = (wanted[key] or 0) + integer(ARGV[arg])
-    if ARGV[arg + 2] == 'deny' and (limit == 0 or levels[key] + wanted[key] > limit) then return i end
+    if ARGV[arg + 3] == 'deny' and (limit == 0 or levels[key] + wanted[key] > limit) then return i end
   end
 end
 
@@ -39,25 +42,13 @@ local function granted(after)
   return reply
 end
 
-if redis.call('EXISTS', record_key) == 1 then
+if known[1] then
   read_levels()
   return granted({})
 end
 
 local refused = first_without_room()
-if refused and expire_due(leases, now) > 0 then refused = first_without_room() end
+if refused and expire_due(watch, leases, now) > 0 then refused = first_without_room() end
 if refused then return {tag, 'denied', refused - 1, levels[KEYS[FIRST_KEY + refused - 1]]} end
-
-local entries = {}
-for i = 1, claims do
-  local key = KEYS[FIRST_KEY + i - 1]
-  local arg = FIRST_ARG + (i - 1) * STRIDE
-  local amount, metric, expiry = ARGV[arg], ARGV[arg + 3], ARGV[arg + 4]
-  redis.call('HINCRBY', key, 'r', amount)
-  expire_at(key, expiry)
-  local n = #entries
-  entries[n + 1], entries[n + 2], entries[n + 3], entries[n + 4] = key, metric, expiry, amount
-end
-redis.call('SET', record_key, 'h' .. cmsgpack.pack(entries))
-redis.call('ZADD', leases, string.format('%.0f', now + lease_ms), record_key)
+hold(record_key, leases, FIRST_KEY, FIRST_ARG, now + lease_ms)
 return granted(wanted)

@@ -1,31 +1,38 @@
--- KEYS: record, leases      ARGV: tag, then what was used: requests, tokens, cost
+-- KEYS: record, leases, late, each counter of the call once
+-- ARGV: request id as tag, the ms at which the call was created, and per counter: what was used, expiry in unix s or ''
 -- -> {tag, 'settled'}
 -- Once: a settled id stays as it is. An id never seen is marked settled, so that a reservation which overtakes its
--- refund holds nothing. What was used goes to a counter once, however many claims were held on it.
-local tag, record_key, leases = ARGV[1], KEYS[1], KEYS[2]
-local used = {requests = ARGV[2], tokens = ARGV[3], cost = ARGV[4]}
-integer(used.requests)
-integer(used.tokens)
-integer(used.cost)
+-- refund holds nothing. What was used counts whatever became of the hold.
+local tag, record_key, leases, late = ARGV[1], KEYS[1], KEYS[2], KEYS[3]
+local at = integer(ARGV[2])
+for i = 4, #KEYS do
+  integer(ARGV[3 + (i - 4) * 2])
+end
 
 local record = redis.call('GET', record_key)
 local state = record and string.sub(record, 1, 1)
 if state == 's' then return {tag, 'settled'} end
+if state == 'h' then
+  release_all(string.sub(record, 2))
+  redis.call('ZREM', leases, record_key)
+end
 
-if record then
-  local entries = cmsgpack.unpack(string.sub(record, 2))
-  local posted = {}
-  for i = 1, #entries, 4 do
-    local key, metric, expiry, amount = entries[i], entries[i + 1], entries[i + 2], entries[i + 3]
-    local actual = used[metric]
-    if state == 'h' then release(key, metric, amount) end
-    if actual and actual ~= '0' and not posted[key] then
-      redis.call('HINCRBY', key, 'u', actual)
-      expire_at(key, expiry)
-      posted[key] = true
+local behind
+for i = 4, #KEYS do
+  local key, arg = KEYS[i], 3 + (i - 4) * 2
+  local amount = ARGV[arg]
+  if amount ~= '0' then
+    if at >= (tonumber(redis.call('HGET', key, 's') or 0)) then
+      redis.call('HINCRBY', key, 'u', amount)
+    else
+      redis.call('HINCRBY', key, 'c', amount)
+      behind = behind or {digits(now_ms())}
+      behind[#behind + 1] = key
+      behind[#behind + 1] = amount
     end
+    expire_at(key, ARGV[arg + 1])
   end
 end
+if behind then redis.call('HSET', late, tag, cmsgpack.pack(behind)) end
 redis.call('SET', record_key, 's', 'EX', TOMBSTONE_S)
-redis.call('ZREM', leases, record_key)
 return {tag, 'settled'}

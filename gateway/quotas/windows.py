@@ -27,21 +27,32 @@ ENDLESS = Bucket("all", None)
 
 
 class Calendar:
-    """The buckets of one zone. Remembers the current one of each window, so that asking costs a look-up."""
+    """The buckets of one zone. Remembers the current one of each window and the one asked for before it, since calls
+    end in the bucket in which they began, so that asking costs a look-up."""
 
-    __slots__ = ("_current", "zone")
+    __slots__ = ("_current", "_former", "zone")
 
     def __init__(self, zone: tzinfo) -> None:
         self.zone = zone
         self._current: dict[Window, Bucket] = {"total": ENDLESS, "none": ENDLESS}
+        self._former: dict[Window, Bucket] = {}
 
     def bucket(self, window: Window, now: float) -> Bucket:
         """The bucket that holds the unix time `now`."""
         current = self._current.get(window)
-        if current is not None and current.starts_at <= now and (current.ends_at is None or now < current.ends_at):
-            return current
+        if current is not None:
+            if _holds(current, now):
+                return current
+            former = self._former.get(window)
+            if former is not None and _holds(former, now):
+                return former
+            self._former[window] = current
         current = self._current[window] = bucket_at(window, now, self.zone)
         return current
+
+
+def _holds(bucket: Bucket, now: float) -> bool:
+    return bucket.starts_at <= now and (bucket.ends_at is None or now < bucket.ends_at)
 
 
 def bucket_at(window: Window, now: float, zone: tzinfo) -> Bucket:

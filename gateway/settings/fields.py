@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from gateway.core.money import MAX_AMOUNT
+from gateway.settings.redis_url import SCHEMES, parse_redis_url
 from gateway.settings.scalars import Expanded, resolve
 
 _ON = frozenset({"true", "1", "yes", "on"})
@@ -111,8 +112,15 @@ def _database_url(value: str) -> str:
 
 
 def _counters_url(value: str) -> str:
-    if not value.startswith(("memory://", "redis://", "rediss://", "unix://")):
-        raise refuse("must begin with memory://, redis://, rediss:// or unix://")
+    if value.startswith("memory://"):
+        return value
+    if value.partition("://")[0] not in SCHEMES:
+        *others, last = (f"{scheme}://" for scheme in ("memory", *SCHEMES))
+        raise refuse(f"must begin with {', '.join(others)} or {last}")
+    try:
+        parse_redis_url(value)
+    except ValueError as error:
+        raise refuse(str(error)) from None
     return value
 
 

@@ -50,7 +50,13 @@ class ServerSettings(Section):
     drain_notice: SecondsOrNone = 1.0
     """How long /readyz says 503 before the listener closes, so that balancers turn away first."""
     max_inflight: Whole = Field(default=1000, ge=1, le=1_000_000)
-    """Calls one worker serves at once; more are told 503."""
+    """Calls one worker serves at once; more wait."""
+    max_queue: Whole = Field(default=200, ge=0, le=1_000_000)
+    """Calls that may wait for a place in one worker, by turns of the API keys; more are told 503."""
+    queue_timeout: Seconds = 5.0
+    """How long a call waits for a place before it is told 503."""
+    idempotency_seconds: Whole = Field(default=86_400, ge=0, le=2_592_000)
+    """How long the answer to a call with an Idempotency-Key is kept for its repetitions; 0 ignores the header."""
     max_body_bytes: Whole = Field(default=52_428_800, ge=1024, le=2**40)
     """The largest request body."""
     header_timeout: Seconds = 10.0
@@ -71,7 +77,12 @@ class StorageSettings(Section):
     database: DatabaseUrl | None = Field(default=None, repr=False)
     """sqlite:///path or postgresql://user:password@host/name; by default aidock.db in the data directory."""
     counters: CountersUrl = Field(default=MEMORY, repr=False)
-    """memory://, redis://host:6379/0, rediss:// or unix://."""
+    """memory://, redis://host:6379/0, rediss:// for TLS, unix:///path, or
+    redis+sentinel://host:26379,host:26379/service/0."""
+    journal_bytes: Whole = Field(default=268_435_456, ge=65_536, le=2**40)
+    """The most one process's journal may take while the database is away; then new calls are refused."""
+    journal_open: Whole = Field(default=20_000, ge=1, le=1_000_000)
+    """The most calls one process's journal may have under way; more are refused."""
 
     @property
     def database_url(self) -> str:

@@ -90,13 +90,18 @@ def _settings(document: Document, path: KeyPath, value: Any, mask: Mask) -> Any:
 
 
 def _url(url: str, mask: Mask) -> str:
-    """A URL without its password, and without the options, which may hold one as well."""
+    """A URL without its password, and without its options' values, which may hold one as well."""
     address, question, options = url.partition("?")
     scheme, separator, rest = address.partition("://")
     login, at, place = rest.rpartition("@")
     user, colon, password = login.partition(":")
     shown = f"{user}:{mask(password)}" if colon else user
-    return f"{scheme}{separator}{shown}{at}{place}{question}{mask(options) if options else ''}"
+    return f"{scheme}{separator}{shown}{at}{place}{question}{'&'.join(_option(o, mask) for o in options.split('&'))}"
+
+
+def _option(option: str, mask: Mask) -> str:
+    name, equals, value = option.partition("=")
+    return f"{name}={mask(value)}" if equals else mask(option) if option else ""
 
 
 def _plain(value: Any, mask: Mask, number: Callable[[Decimal], object]) -> Any:

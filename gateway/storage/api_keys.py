@@ -37,6 +37,7 @@ class KeyHolder(NamedTuple):
     revoked_at: float | None
     deactivated_at: float | None
     archived_at: float | None
+    role: str = "user"
 
 
 _HOLDER = (
@@ -50,6 +51,7 @@ _HOLDER = (
         API_KEYS.c.revoked_at,
         USERS.c.deactivated_at,
         DEPARTMENTS.c.archived_at,
+        USERS.c.role,
     )
     .join_from(API_KEYS, USERS, API_KEYS.c.user_id == USERS.c.id)
     .join(DEPARTMENTS, USERS.c.department_id == DEPARTMENTS.c.id)
@@ -66,6 +68,7 @@ async def create(
     expires_at: float | None = None,
 ) -> ApiKey:
     """`user` is an email or id; `models` None allows every model. Raises `NotFound`, `Conflict` or `Invalid`."""
+    await bump(session)
     now = time.time()
     owner = await users.find(session, user)
     if owner.deactivated_at is not None:
@@ -89,7 +92,6 @@ async def create(
         expires_at=expires_at,
     )
     session.add(key)
-    await bump(session)
     return key
 
 
@@ -112,9 +114,9 @@ async def find(session: AsyncSession, public_id: str) -> ApiKey:
 
 async def revoke(session: AsyncSession, public_id: str) -> ApiKey:
     """Stop it for good. A second time changes nothing."""
+    await bump(session)
     key = await find(session, public_id)
     key.revoked_at = key.revoked_at or time.time()
-    await bump(session)
     return key
 
 
@@ -123,6 +125,7 @@ async def rotate(session: AsyncSession, public_id: str, material: KeyMaterial, *
 
     Returns the new one. Raises `Conflict` for a key that is dead or has a successor.
     """
+    await bump(session)
     old = await find(session, public_id)
     now = time.time()
     if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
@@ -150,4 +153,17 @@ async def holder(session: AsyncSession, digest: bytes) -> KeyHolder | None:
 async def holders(session: AsyncSession, digests: Sequence[bytes]) -> list[KeyHolder]:
     """Those of at most 500 digests that are known."""
     rows = await session.execute(_HOLDER.where(API_KEYS.c.digest.in_(digests)))
+    return [KeyHolder._make(row) for row in rows]
+
+
+async def holder_of(session: AsyncSession, public_id: str) -> KeyHolder | None:
+    """The key with this public id, dead or alive, and who holds it."""
+    row = (await session.execute(_HOLDER.where(API_KEYS.c.public_id == public_id))).first()
+    return None if row is None else KeyHolder._make(row)
+
+
+async def holders_by_user(session: AsyncSession, email: str) -> list[KeyHolder]:
+    """Every key of a user, dead or alive, newest first."""
+    order = (API_KEYS.c.created_at.desc(), API_KEYS.c.public_id)
+    rows = await session.execute(_HOLDER.where(USERS.c.email == email).order_by(*order))
     return [KeyHolder._make(row) for row in rows]

@@ -21,11 +21,11 @@ MAX_NAME = 100
 
 async def create(session: AsyncSession, name: str) -> Department:
     """Raises `Conflict` when the name is taken, `Invalid` when it cannot be a name."""
+    await bump(session)
     name = clean_name(name, "department")
     await _refuse_taken(session, name)
     department = Department(id=new_id(), name=name, created_at=time.time())
     session.add(department)
-    await bump(session)
     return department
 
 
@@ -47,6 +47,7 @@ async def update(
     session: AsyncSession, name: str, *, new_name: str | None = None, archived: bool | None = None
 ) -> Department:
     """Rename, archive or bring back. Quotas follow the new name; ledger rows keep the old one."""
+    await bump(session)
     department = await find(session, name)
     if new_name is not None and new_name != department.name:
         new_name = clean_name(new_name, "department")
@@ -55,12 +56,12 @@ async def update(
         department.name = new_name
     if archived is not None:
         department.archived_at = (department.archived_at or time.time()) if archived else None
-    await bump(session)
     return department
 
 
 async def delete(session: AsyncSession, name: str) -> Department:
     """Remove it with its quotas. Raises `Conflict` while anyone belongs to it."""
+    await bump(session)
     department = await find(session, name)
     emails = list(
         await session.scalars(
@@ -76,7 +77,6 @@ async def delete(session: AsyncSession, name: str) -> Department:
         sql_delete(Quota).where(col(Quota.scope) == "department", col(Quota.subject) == department.name)
     )
     await session.delete(department)
-    await bump(session)
     return department
 
 

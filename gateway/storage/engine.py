@@ -13,26 +13,19 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DatabaseError,
-    DataError,
-    IntegrityError,
-    InterfaceError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from gateway.storage.driver_errors import mapped_errors
 from gateway.storage.errors import DatabaseUnavailable, Invalid
+from gateway.storage.postgresql import STATEMENT_TIMEOUT_S, driver_failure, pooled_engine
 
 BUSY_TIMEOUT_S = 5.0
 READERS = 4
@@ -45,27 +38,39 @@ _LOG = logging.getLogger("aidock.storage")
 class Database:
     """One database of the process. Nothing is connected until it is first used.
 
-    `read` and `write` raise `DatabaseUnavailable`; errors of a row or a value come through as SQLAlchemy has them.
+    `read` and `write` raise `DatabaseUnavailable`, `Unstorable` for a value that the database never takes, and
+    `Conflict` where another process was quicker.
     """
 
-    def __init__(self, url: str, readers: AsyncEngine, writer: AsyncEngine, wal: _Wal | None) -> None:
+    def __init__(self, url: str, readers: AsyncEngine, writer: AsyncEngine, wal: _Wal | None = None) -> None:
         self.url = url
+        self._failure = OSError if wal else driver_failure(writer)
         self._readers = readers
         self._writer = writer
         self._wal = wal
         self._gate = asyncio.Lock()
 
     @classmethod
-    def open(cls, url: str, data_dir: Path, *, busy_timeout: float = BUSY_TIMEOUT_S) -> Database:
+    def open(
+        cls,
+        url: str,
+        data_dir: Path,
+        *,
+        busy_timeout: float = BUSY_TIMEOUT_S,
+        statement_timeout: float = STATEMENT_TIMEOUT_S,
+    ) -> Database:
         """`sqlite:///file.db` (four slashes make it absolute) or `postgresql://…`; `data_dir` is made if missing.
 
-        The schema is `gateway.storage.migrate`'s to prepare. Raises `Invalid` for a URL of another kind.
+        SQLite waits `busy_timeout` seconds for another process's lock; a PostgreSQL statement takes at most
+        `statement_timeout`. The schema is `gateway.storage.migrate`'s to prepare. Raises `Invalid` for a URL of
+        another kind.
         """
         parsed = parse_url(url)
         make_private_dir(data_dir)
         if parsed.get_backend_name() == "postgresql":
-            engine = create_async_engine(parsed.set(drivername="postgresql+asyncpg"), pool_pre_ping=True)
-            return cls(url, engine, engine, None)
+            engine = pooled_engine(parsed, statement_timeout)
+            readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            return cls(url, readers, engine)
         path = sqlite_path(parsed)
         prepare_sqlite_file(path)
         writer = _sqlite_engine(path, "BEGIN IMMEDIATE", busy_timeout, pool_size=1)
@@ -75,14 +80,14 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one moment of the database."""
-        with _mapped_errors():
+        with mapped_errors(self._failure):
             async with AsyncSession(self._readers, expire_on_commit=False) as session:
                 yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A session that commits at its end, or leaves nothing behind when it ends with an exception."""
-        with _mapped_errors():
+        with mapped_errors(self._failure):
             if self._wal is None:
                 async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
                     yield session
@@ -96,9 +101,8 @@ class Database:
     async def close(self) -> None:
         """Close every connection. One left open would keep the process from ending."""
         await self._readers.dispose()
-        if self._writer is not self._readers:
-            async with self._gate:
-                await self._writer.dispose()
+        async with self._gate:
+            await self._writer.dispose()
 
 
 class _Wal:
@@ -138,7 +142,7 @@ def parse_url(url: str) -> URL:
     """A database URL taken apart. Raises `Invalid`, without repeating the URL: it may hold a password."""
     try:
         parsed = make_url(url.replace("postgres://", "postgresql://", 1))
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # of the port
         raise Invalid(
             "The database URL cannot be read; it looks like sqlite:///file.db or postgresql://user@host/db."
         ) from None
@@ -213,14 +217,3 @@ async def _abandon(driver: Any) -> None:
     with suppress(sqlite3.Error, ValueError):  # it may be closed already
         await driver.interrupt()
         await driver.rollback()
-
-
-@contextmanager
-def _mapped_errors() -> Iterator[None]:
-    try:
-        yield
-    except (DataError, IntegrityError, ProgrammingError):
-        raise
-    except (DatabaseError, InterfaceError, PoolTimeoutError, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise DatabaseUnavailable(f"The database did not take the work: {cause}.") from error

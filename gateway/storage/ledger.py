@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta, tzinfo
-from functools import lru_cache
-from itertools import chain
-from typing import Any, Final
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import tzinfo
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, case, delete, func, literal, select
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy import ColumnElement, Select, case, delete, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.core.limits import Metric, Scope
+from gateway.core.limits import NOTHING, Actual, Metric, Scope
 from gateway.core.money import MICROS_PER_DOLLAR, Price
 from gateway.core.records import OutcomeRecord
-from gateway.storage.errors import Invalid, Unstorable
-from gateway.storage.statements import adding_insert, insert_into
-from gateway.storage.tables import LEDGER, PRICES_SEEN, USAGE_DAILY
+from gateway.storage import ledger_rows
+from gateway.storage.days import day_after, day_of, start_of
+from gateway.storage.errors import Invalid
+from gateway.storage.statements import insert_into, insert_many
+from gateway.storage.tables import LEDGER, PRICES_SEEN, TERMINAL, USAGE_DAILY
 
 MAX_BATCH: Final = 500
 """Rows per statement; more would pass a database's limit on bound values."""
@@ -48,8 +48,9 @@ _SUBJECT_COLUMN: Final[dict[Scope, str]] = {
     "model": "model_id",
 }
 
-_UNSTORABLE: Final = (DataError, IntegrityError, InterfaceError, ProgrammingError, OverflowError, UnicodeEncodeError)
-"""What drivers raise for a value of the wrong kind or size; each has its own way."""
+_ADDED_UP: Final = 'ON CONFLICT (day, department, "user", key_id, model_id, provider) DO UPDATE SET ' + ", ".join(
+    f"{name} = usage_daily.{name} + excluded.{name}" for name in _SUMS
+)
 
 _DayKey = tuple[str, str, str, str, str, str]
 
@@ -57,85 +58,21 @@ _DayKey = tuple[str, str, str, str, str, str]
 async def insert_rows(session: AsyncSession, rows: Sequence[OutcomeRecord], zone: tzinfo) -> int:
     """Add up to `MAX_BATCH` rows and, for those that were not there yet, their share of the daily sums.
 
-    Returns how many were new; offering a batch again changes nothing. Days are those of `zone`. Raises `Unstorable`
-    when a row holds a value that can never be stored; offered one by one, the others go in.
+    Returns how many were new; offering a batch again changes nothing. The first of a call's terminal rows stands; a
+    charge that comes after an orphan is stored as an adjustment. Days are those of `zone`. Raises `Unstorable` when a
+    row holds a value that can never be stored; offered one by one, the others go in.
     """
     if not rows:
         return 0
     if len(rows) > MAX_BATCH:
         raise Invalid(f"A batch has at most {MAX_BATCH} rows.")
-    added = await _add(session, rows)
-    new = rows if len(added) == len(rows) else _first_of_each(rows, added)
+    new = await ledger_rows.add(session, rows)
     if new:
-        await session.execute(adding_insert(session, USAGE_DAILY, _SUMS), _daily_sums(new, zone))
+        await insert_many(await session.connection(), USAGE_DAILY, _daily_sums(new, zone), _ADDED_UP)
     return len(new)
 
 
-async def _add(session: AsyncSession, rows: Sequence[OutcomeRecord]) -> set[tuple[str, str]]:
-    """Insert, and tell the keys of the rows that were not there. Handed to the driver as they are: SQLAlchemy's own
-    handling of bound values would take longer than the database does.
-
-    Rows are nearly always new, and an insert that need not say which were is four times as quick; only where one of
-    them turns out to be there is the batch inserted again with that question.
-    """
-    connection = await session.connection()
-    if await _add_new(connection, rows):
-        return {(row.request_id, row.kind) for row in rows}
-    statement = _insert_statement(connection.dialect.name, len(rows))
-    added: Any = await _run(connection, statement, tuple(chain.from_iterable(rows)))
-    return {tuple(key) for key in added}
-
-
-async def _add_new(connection: AsyncConnection, rows: Sequence[OutcomeRecord]) -> bool:
-    """Insert rows of which none is there yet. False, and nothing done, where one is."""
-    if connection.dialect.name != "sqlite":
-        return False
-    try:
-        async with connection.begin_nested():
-            await _run(connection, _INSERT_ONE, [tuple(row) for row in rows])
-    except Unstorable:
-        return False  # there already, or unfit for the table: the other statement tells the two apart
-    return True
-
-
-async def _run(connection: AsyncConnection, statement: str, values: Any) -> Any:
-    try:
-        return await connection.exec_driver_sql(statement, values)
-    except _UNSTORABLE as error:
-        if isinstance(error, ProgrammingError) and "binding" not in str(error.orig):
-            raise  # about the statement, not about a value
-        raise Unstorable(f"The ledger cannot hold one of these rows: {getattr(error, 'orig', error)}.") from error
-
-
-_COLUMNS: Final = ", ".join(f'"{column.name}"' for column in LEDGER.columns)
-_INSERT_ONE: Final = f"INSERT INTO ledger ({_COLUMNS}) VALUES ({', '.join('?' * len(LEDGER.columns))})"  # noqa: S608  names are ours
-
-
-@lru_cache(maxsize=8)
-def _insert_statement(dialect: str, count: int) -> str:
-    width = len(LEDGER.columns)
-    if dialect == "sqlite":
-        row = f"({', '.join('?' * width)})"
-        values = ", ".join([row] * count)
-    else:
-        values = ", ".join(
-            f"({', '.join(f'${first + i}' for i in range(width))})" for first in range(1, count * width, width)
-        )
-    return f"INSERT INTO ledger ({_COLUMNS}) VALUES {values} ON CONFLICT DO NOTHING RETURNING request_id, kind"  # noqa: S608  names are ours
-
-
-def _first_of_each(rows: Iterable[OutcomeRecord], wanted: set[tuple[str, str]]) -> list[OutcomeRecord]:
-    """The rows with these keys, each key once: what the database kept of a batch with repetitions."""
-    kept = []
-    for row in rows:
-        key = (row.request_id, row.kind)
-        if key in wanted:
-            wanted.discard(key)
-            kept.append(row)
-    return kept
-
-
-def _daily_sums(rows: Iterable[OutcomeRecord], zone: tzinfo) -> list[dict[str, Any]]:
+def _daily_sums(rows: Iterable[OutcomeRecord], zone: tzinfo) -> list[tuple[Any, ...]]:
     """The rows summed as `usage_daily` has them, in the order of its key so that two writers cannot deadlock."""
     days: dict[int, str] = {}
     totals: dict[_DayKey, list[int]] = {}
@@ -155,8 +92,7 @@ def _daily_sums(rows: Iterable[OutcomeRecord], zone: tzinfo) -> list[dict[str, A
         total[4] += row.cached_tokens or 0
         total[5] += row.reasoning_tokens or 0
         total[6] += row.cost_microusd
-    names = (*(column.name for column in USAGE_DAILY.primary_key), *_SUMS)
-    return [dict(zip(names, (*key, *totals[key]), strict=True)) for key in sorted(totals)]
+    return [(*key, *totals[key]) for key in sorted(totals)]
 
 
 async def usage(
@@ -187,29 +123,6 @@ def _report(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-async def used_since(
-    session: AsyncSession, scope: Scope, subject: str, metric: Metric, since: float, zone: tzinfo | None = None
-) -> int:
-    """How much of a metric a subject has used since a unix time: requests, tokens, or micro-dollars.
-
-    A call that was refunded is no request. Reads the ledger itself, or the daily sums where `since` is 0 or the
-    start of a day in `zone`; `parallel` is nothing that adds up, so 0.
-    """
-    if metric == "parallel":
-        return 0
-    day = None if zone is None else day_of(since, zone)
-    whole_days = since <= 0 or (day is not None and zone is not None and start_of(day, zone) == since)
-    table = USAGE_DAILY if whole_days else LEDGER
-    statement = select(func.coalesce(func.sum(_amount(metric, daily=whole_days)), 0))
-    if scope != "global":
-        statement = statement.where(table.c[_SUBJECT_COLUMN[scope]] == subject)
-    if not whole_days:
-        statement = statement.where(LEDGER.c.created_at >= since)
-    elif since > 0:
-        statement = statement.where(USAGE_DAILY.c.day >= day)
-    return int(await session.scalar(statement) or 0)
-
-
 def _amount(metric: Metric, *, daily: bool) -> ColumnElement[int]:
     table = USAGE_DAILY if daily else LEDGER
     if metric == "cost":
@@ -219,6 +132,99 @@ def _amount(metric: Metric, *, daily: bool) -> ColumnElement[int]:
     if daily:
         return USAGE_DAILY.c.requests - USAGE_DAILY.c.refunds
     return case((LEDGER.c.kind.in_(("charge", "orphan")), 1), else_=0)
+
+
+_COUNTED: Final[tuple[Metric, ...]] = ("requests", "tokens", "cost")
+"""The metrics that add up, in the order of `Actual`."""
+
+
+class _Stretch(NamedTuple):
+    """Rows of one table, from `first` to before `end` (None: without end), to be added or taken away."""
+
+    daily: bool
+    first: float | str
+    end: float | str | None
+    sign: int = 1
+
+
+async def sums(session: AsyncSession, scope: Scope, start: float, end: float | None, zone: tzinfo) -> dict[str, Actual]:
+    """What the calls created from `start` to before `end` (unix seconds; None: without end) have used by now, by
+    subject; the one subject of the global scope is "". Subjects that used nothing are left out.
+
+    A call is one request unless it was refunded; adjustments change its tokens and cost. Whole days of `zone` come
+    from the daily sums, the rest from the rows themselves.
+    """
+    totals: dict[str, Actual] = {}
+    for stretch in _stretches(start, end, zone):
+        for subject, *used in await session.execute(_used_in(stretch, scope)):
+            # PostgreSQL sums big integers as decimals.
+            requests, tokens, cost = (stretch.sign * int(amount) for amount in used)
+            known = totals.get(subject, NOTHING)
+            totals[subject] = Actual(known.requests + requests, known.tokens + tokens, known.cost + cost)
+    return {subject: actual for subject, actual in totals.items() if actual != NOTHING}
+
+
+def _stretches(start: float, end: float | None, zone: tzinfo) -> Iterator[_Stretch]:
+    """A period as whole days and edges. What is asked for nearly always ends now, in the middle of a day whose rest
+    holds next to nothing: so that day is taken whole, and its rest away again."""
+    first = day_of(start, zone)
+    if start_of(first, zone) < start:
+        first = day_after(first)
+    first_at = start_of(first, zone)
+    if end is not None and end <= first_at:
+        yield _Stretch(False, start, end)
+        return
+    if start < first_at:
+        yield _Stretch(False, start, first_at)
+    if end is None:
+        yield _Stretch(True, first, None)
+        return
+    beyond = day_of(end, zone)
+    if start_of(beyond, zone) < end:
+        beyond = day_after(beyond)
+        yield _Stretch(False, end, start_of(beyond, zone), -1)
+    yield _Stretch(True, first, beyond)
+
+
+def _used_in(stretch: _Stretch, scope: Scope) -> Select[Any]:
+    table = USAGE_DAILY if stretch.daily else LEDGER
+    time = table.c.day if stretch.daily else table.c.created_at
+    subject = literal("") if scope == "global" else table.c[_SUBJECT_COLUMN[scope]]
+    amounts = [func.coalesce(func.sum(_amount(metric, daily=stretch.daily)), 0) for metric in _COUNTED]
+    query = select(subject, *amounts).where(time >= stretch.first)
+    if stretch.end is not None:
+        query = query.where(time < stretch.end)
+    return query if scope == "global" else query.group_by(subject)
+
+
+async def landed(session: AsyncSession, request_ids: Iterable[str]) -> set[str]:
+    """Those of the calls whose end is in the ledger."""
+    wanted = list(request_ids)
+    found: set[str] = set()
+    for at in range(0, len(wanted), MAX_BATCH):
+        some = LEDGER.c.request_id.in_(wanted[at : at + MAX_BATCH])
+        found.update(await session.scalars(select(LEDGER.c.request_id).where(some, LEDGER.c.kind.in_(TERMINAL))))
+    return found
+
+
+async def receipt(
+    session: AsyncSession, request_id: str, *, user: str | None = None, department: str | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a call with all of their columns: its end first, then its adjustments as they were made.
+
+    `user` and `department` restrict it to their own calls. `decisions` is a list of objects. Empty for a call that is
+    unknown, has not ended, or is somebody else's.
+    """
+    query = select(LEDGER).where(LEDGER.c.request_id == request_id)
+    if user is not None:
+        query = query.where(LEDGER.c.user == user)
+    if department is not None:
+        query = query.where(LEDGER.c.department == department)
+    found = await session.execute(query.order_by(case((LEDGER.c.kind == "adjust", 1), else_=0), LEDGER.c.number))
+    rows = [row._asdict() for row in found]
+    for row in rows:
+        row["decisions"] = json.loads(row["decisions"] or "[]")
+    return rows
 
 
 async def rebuild_daily(session: AsyncSession, zone: tzinfo) -> None:
@@ -231,7 +237,7 @@ async def rebuild_daily(session: AsyncSession, zone: tzinfo) -> None:
         return
     day = day_of(earliest, zone)
     while start_of(day, zone) <= latest:
-        following = _day_after(day)
+        following = day_after(day)
         await session.execute(_summing_insert(session, day, start_of(day, zone), start_of(following, zone)))
         day = following
 
@@ -247,20 +253,6 @@ def _summing_insert(session: AsyncSession, day: str, start: float, end: float) -
     query = select(literal(day), *keys, *sums).where(row.created_at >= start, row.created_at < end).group_by(*keys)
     names = [column.name for column in USAGE_DAILY.primary_key] + list(_SUMS)
     return insert_into(session, USAGE_DAILY).from_select(names, query)
-
-
-def day_of(moment: float, zone: tzinfo) -> str:
-    """The day of a unix time in a time zone, `YYYY-MM-DD`."""
-    return datetime.fromtimestamp(moment, zone).date().isoformat()
-
-
-def start_of(day: str, zone: tzinfo) -> float:
-    """The unix time at which a day begins."""
-    return datetime.fromisoformat(day).replace(tzinfo=zone).timestamp()
-
-
-def _day_after(day: str) -> str:
-    return (datetime.fromisoformat(day) + timedelta(days=1)).date().isoformat()
 
 
 async def remember_prices(session: AsyncSession, prices: Iterable[Price], now: float) -> None:

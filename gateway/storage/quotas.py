@@ -24,6 +24,7 @@ async def put(session: AsyncSession, limit: Limit) -> Quota:
     A department, user or key has to exist; which models there are is the configuration's business. Raises `NotFound`
     or `Invalid`.
     """
+    await bump(session)
     check(limit)
     subject = await _subject(session, limit.scope, limit.subject)
     now = time.time()
@@ -45,7 +46,6 @@ async def put(session: AsyncSession, limit: Limit) -> Quota:
         session.add(quota)
     else:
         quota.amount, quota.action, quota.updated_at = limit.amount, limit.action, now
-    await bump(session)
     return quota
 
 
@@ -64,13 +64,13 @@ async def limits(session: AsyncSession) -> tuple[Limit, ...]:
 
 async def remove(session: AsyncSession, scope: Scope, subject: str, metric: Metric, window: Window) -> Quota:
     """Raises `NotFound` when no such quota is set."""
+    await bump(session)
     if scope == "user":
         subject = subject.strip().lower()
     quota = (await session.scalars(select(Quota).where(_named(scope, subject, metric, window)))).first()
     if quota is None:
         raise NotFound(f"No quota is set on {scope} {subject} for {metric} per {window}.".replace("  ", " "))
     await session.delete(quota)
-    await bump(session)
     return quota
 
 

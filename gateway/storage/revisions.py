@@ -13,7 +13,11 @@ DIRECTORY = "directory"
 
 
 async def bump(session: AsyncSession, name: str = DIRECTORY) -> None:
-    """Announce a change. It shows when the session commits, together with the change itself."""
+    """Announce a change. It shows when the session commits, together with the change itself.
+
+    Said before anything is looked at, it makes changes wait for each other in every process: what one has seen stands
+    until it is done.
+    """
     await session.execute(adding_insert(session, REVISIONS, ["value"]), {"name": name, "value": 1})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.storage.statements import insert_into
+from gateway.storage.statements import insert_into, new_id
 from gateway.storage.tables import SETTINGS
 
 
@@ -25,3 +25,8 @@ async def claim(session: AsyncSession, name: str, value: str) -> str:
     statement = insert_into(session, SETTINGS).values(name=name, value=value)
     await session.execute(statement.on_conflict_do_nothing())
     return await get(session, name) or value
+
+
+async def installation(session: AsyncSession) -> str:
+    """The installation's own name, given when it is first asked for. By it a counter store knows whose it is."""
+    return await claim(session, "installation", new_id())

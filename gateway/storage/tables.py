@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sqlalchemy import JSON, BigInteger, Boolean, Double, Index, LargeBinary, MetaData, Table, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Double,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 _NAMES = {
@@ -85,11 +97,30 @@ class Quota(Base, table=True):
     updated_at: float = Field(sa_type=Double)
 
 
+TERMINAL = ("charge", "refund", "orphan")
+"""The kinds that end a call. A call has one row of them; `adjust` rows come on top."""
+
+_IS_TERMINAL = text("kind IN ('charge', 'refund', 'orphan')")
+_ZERO = {"server_default": text("0")}
+
+
 class LedgerRow(Base, table=True):
-    """The fields of `OutcomeRecord`, under the same names. Rows are added and never changed."""
+    """The fields of `OutcomeRecord`, under the same names and in its order. Rows are added and never changed.
+
+    `decisions` is a JSON list of objects, NULL where no limit was asked.
+    """
 
     __tablename__ = "ledger"
-    __table_args__ = (Index(None, "created_at"),)
+    __table_args__ = (
+        Index(None, "created_at"),
+        Index(
+            "uq_ledger_request_id_terminal",
+            "request_id",
+            unique=True,
+            sqlite_where=_IS_TERMINAL,
+            postgresql_where=_IS_TERMINAL,
+        ),
+    )
 
     request_id: str = Field(primary_key=True)
     kind: str = Field(primary_key=True)
@@ -114,6 +145,10 @@ class LedgerRow(Base, table=True):
     latency_ms: int = Field(sa_type=BigInteger)
     first_token_ms: int | None = Field(default=None, sa_type=BigInteger)
     attempts: int = Field(sa_type=BigInteger)
+    reserved_tokens: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
+    reserved_cost: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
+    decisions: str | None = Field(default=None, sa_type=Text)
+    number: int = Field(default=0, primary_key=True, sa_type=BigInteger, sa_column_kwargs=_ZERO)
 
 
 class UsageDay(Base, table=True):
@@ -135,6 +170,26 @@ class UsageDay(Base, table=True):
     cached_tokens: int = Field(sa_type=BigInteger)
     reasoning_tokens: int = Field(sa_type=BigInteger)
     cost_microusd: int = Field(sa_type=BigInteger)
+
+
+class ShadowRefusal(Base, table=True):
+    """Calls that a policy in shadow would have refused, by day of the organisation's time zone and by who called
+    what. `scope`, `subject`, `metric` and `window` name the limit; they are empty where none was at stake."""
+
+    __tablename__ = "shadow_refusals"
+
+    day: str = Field(primary_key=True)
+    policy: str = Field(primary_key=True)
+    scope: str = Field(primary_key=True)
+    subject: str = Field(primary_key=True)
+    metric: str = Field(primary_key=True)
+    window: str = Field(primary_key=True)
+    department: str = Field(primary_key=True)
+    user: str = Field(primary_key=True)
+    key_id: str = Field(primary_key=True)
+    model_id: str = Field(primary_key=True)
+    refused: int = Field(sa_type=BigInteger)
+    last_at: float = Field(sa_type=Double)
 
 
 class PriceSeen(Base, table=True):
@@ -177,6 +232,7 @@ API_KEYS = _table("api_keys")
 QUOTAS = _table("quotas")
 LEDGER = _table("ledger")
 USAGE_DAILY = _table("usage_daily")
+SHADOW_REFUSALS = _table("shadow_refusals")
 PRICES_SEEN = _table("prices_seen")
 REVISIONS = _table("revisions")
 SETTINGS = _table("settings")

@@ -24,6 +24,7 @@ async def create(
     session: AsyncSession, email: str, department: str, *, display_name: str = "", role: Role = "user"
 ) -> User:
     """`department` is a name or id. Raises `Conflict`, `NotFound` or `Invalid`."""
+    await bump(session)
     email = clean_email(email)
     _check_role(role)
     await _refuse_taken(session, email)
@@ -39,7 +40,6 @@ async def create(
         created_at=time.time(),
     )
     session.add(user)
-    await bump(session)
     return user
 
 
@@ -71,6 +71,7 @@ async def update(
     role: Role | None = None,
 ) -> User:
     """Change what is given. Quotas follow a new email; ledger rows keep the old one."""
+    await bump(session)
     user = await find(session, email)
     if new_email is not None and clean_email(new_email) != user.email:
         new_email = clean_email(new_email)
@@ -84,23 +85,22 @@ async def update(
     if role is not None:
         _check_role(role)
         user.role = role
-    await bump(session)
     return user
 
 
 async def deactivate(session: AsyncSession, email: str) -> User:
     """Shut the user out; every key of theirs stops. A second time changes nothing."""
+    await bump(session)
     user = await find(session, email)
     user.deactivated_at = user.deactivated_at or time.time()
-    await bump(session)
     return user
 
 
 async def reactivate(session: AsyncSession, email: str) -> User:
     """Let the user in again; keys that were not revoked work again."""
+    await bump(session)
     user = await find(session, email)
     user.deactivated_at = None
-    await bump(session)
     return user
 
 

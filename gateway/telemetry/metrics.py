@@ -17,7 +17,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.core.limits import Level
+from gateway.core.limits import Actual, Claim, Level
+from gateway.core.money import MICROS_PER_DOLLAR
 from gateway.telemetry.instruments import AnyFamily, Counts, Levels, Spreads, State, merged, state_of
 from gateway.telemetry.sharing import Shelf
 
@@ -112,11 +113,21 @@ class Metrics:
         self.unmetered_calls = Counts(
             "aidock_quota_allowed_unmetered", "Calls let through uncounted because the counter store was away."
         )
+        self.overspend = Counts(
+            "aidock_overspend", "Tokens and US dollars that calls used beyond what they had reserved.", ("metric",)
+        )
         self.disconnects = Counts(
             "aidock_client_disconnects", "Clients that left before their answer's end.", ("phase",)
         )
+        self.shed = Counts("aidock_shed", "Calls turned away because as many ran and waited as may.", ("reason",))
         self.rows = Counts("aidock_ledger_rows", "Rows written to the ledger.")
+        self.orphans = Counts("aidock_ledger_orphans", "Calls of dead processes that were entered without an end.")
+        self.quarantined = Counts("aidock_ledger_quarantined", "Rows that the ledger would not take.")
+        self.damage = Counts(
+            "aidock_journal_damage", "What could not be read back from journals: records, or damaged bytes.", ("kind",)
+        )
         self.running = Levels("aidock_inflight_requests", "Inference calls under way.", "sum")
+        self.waiting = Levels("aidock_queue_depth", "Inference calls that wait for a place.", "sum")
         self.depth = Levels("aidock_journal_depth", "Outcomes not yet in the ledger.", "sum")
         self.deployment_up = Levels(
             "aidock_deployment_up", "1 while the last attempt at it worked.", "min", ("model", "provider")
@@ -133,7 +144,10 @@ class Metrics:
         self.build = Levels("aidock_build_info", "The release that runs.", "max", ("version",))
         self.unmetered = self.unmetered_calls.labels()
         self.ledger_rows = self.rows.labels()
+        self.ledger_orphans = self.orphans.labels()
+        self.ledger_quarantined = self.quarantined.labels()
         self.inflight = self.running.labels()
+        self.queue_depth = self.waiting.labels()
         self.journal_depth = self.depth.labels()
         self.reload_ok = self.reloaded.labels()
         self.reload_ok.set(1)
@@ -161,6 +175,19 @@ class Metrics:
     def note_levels(self, levels: Sequence[Level]) -> None:
         """Limits as a call has just seen them; `publish` looks at the newest thousand calls."""
         self._levels.append(levels)
+
+    def note_overspend(self, claims: Sequence[Claim], actual: Actual) -> None:
+        """What a call used beyond what it held for the limits that bound it."""
+        tokens = cost = 0
+        for limit, held in claims:
+            if limit.metric == "tokens":
+                tokens = actual.tokens - held
+            elif limit.metric == "cost":
+                cost = actual.cost - held
+        if tokens > 0:
+            self.overspend.labels("tokens").inc(tokens)
+        if cost > 0:
+            self.overspend.labels("cost").inc(cost / MICROS_PER_DOLLAR)
 
     def publish(self) -> None:
         """Bring up to date what is too dear to do at every call, and leave the state for the other workers."""

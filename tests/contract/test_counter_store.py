@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -10,12 +11,26 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.core.limits import NOTHING, Action, Actual, Claim, Denied, Granted, Limit, Metric, Scope, Window
+from gateway.core.limits import (
+    NOTHING,
+    Action,
+    Actual,
+    Base,
+    Claim,
+    Count,
+    Denied,
+    Granted,
+    Limit,
+    Metric,
+    Scope,
+    Window,
+)
 from gateway.core.money import MAX_AMOUNT
-from gateway.core.ports import CounterStore
+from gateway.core.ports import RecountableStore
 from gateway.quotas.memory import MemoryStore
 from gateway.quotas.redis import RedisStore
 from gateway.quotas.windows import Calendar
+from tests.quotas.caller import Caller, opened
 from tests.support.redis_server import redis_server
 
 LEASE_S = 60.0
@@ -29,16 +44,15 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[CounterStore]:
-    opened: CounterStore
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
+    made: RecountableStore
     if request.param == "memory":
-        opened = MemoryStore(Calendar(ZONE))
+        made = MemoryStore(Calendar(ZONE))
     else:
         url = request.getfixturevalue("redis_url")
-        opened = RedisStore(url, Calendar(ZONE), prefix=uuid.uuid4().hex, decision_s=5.0)
-    await opened.start()
-    yield opened
-    await opened.close()
+        made = RedisStore(url, Calendar(ZONE), prefix=uuid.uuid4().hex, decision_s=5.0)
+    yield Caller(await opened(made))
+    await made.close()
 
 
 def limit(
@@ -53,11 +67,11 @@ def limit(
     return Limit(scope, subject, metric, window, amount, action)
 
 
-async def used(store: CounterStore, *limits: Limit) -> list[int]:
-    return [level.used for level in await store.peek(limits)]
+async def used(store: Caller, *limits: Limit) -> list[int]:
+    return await store.used(*limits)
 
 
-async def test_a_hold_counts_at_once_and_its_settlement_replaces_it(store: CounterStore) -> None:
+async def test_a_hold_counts_at_once_and_its_settlement_replaces_it(store: Caller) -> None:
     tokens = limit(1000)
     granted = await store.reserve("a", [Claim(tokens, 300)], LEASE_S)
     assert isinstance(granted, Granted)
@@ -66,7 +80,7 @@ async def test_a_hold_counts_at_once_and_its_settlement_replaces_it(store: Count
     assert await used(store, tokens) == [120]
 
 
-async def test_all_claims_are_held_or_none(store: CounterStore) -> None:
+async def test_all_claims_are_held_or_none(store: Caller) -> None:
     roomy, tight = limit(1000), limit(10, "cost")
     answer = await store.reserve("a", [Claim(roomy, 500), Claim(tight, 11)], LEASE_S)
     assert answer == Denied((await store.peek([tight]))[0])
@@ -74,7 +88,7 @@ async def test_all_claims_are_held_or_none(store: CounterStore) -> None:
     assert isinstance(await store.reserve("b", [Claim(roomy, 1000), Claim(tight, 10)], LEASE_S), Granted)
 
 
-async def test_a_refusal_names_the_first_limit_without_room_as_it_stands(store: CounterStore) -> None:
+async def test_a_refusal_names_the_first_limit_without_room_as_it_stands(store: Caller) -> None:
     first, second, third = limit(100, "requests"), limit(100), limit(1, "cost")
     await store.reserve("a", [Claim(second, 60)], LEASE_S)
     denied = await store.reserve("b", [Claim(first, 1), Claim(second, 41), Claim(third, 2)], LEASE_S)
@@ -82,14 +96,14 @@ async def test_a_refusal_names_the_first_limit_without_room_as_it_stands(store: 
     assert (denied.level.limit, denied.level.used) == (second, 60)
 
 
-async def test_of_two_hundred_at_once_exactly_ten_fit(store: CounterStore) -> None:
+async def test_of_two_hundred_at_once_exactly_ten_fit(store: Caller) -> None:
     tokens = limit(1000)
     answers = await asyncio.gather(*(store.reserve(f"r{i}", [Claim(tokens, 100)], LEASE_S) for i in range(200)))
     assert sum(isinstance(answer, Granted) for answer in answers) == 10
     assert await used(store, tokens) == [1000]
 
 
-async def test_an_id_that_holds_already_holds_no_more(store: CounterStore) -> None:
+async def test_an_id_that_holds_already_holds_no_more(store: Caller) -> None:
     tokens = limit(100)
     first = await store.reserve("a", [Claim(tokens, 60)], LEASE_S)
     again = await store.reserve("a", [Claim(tokens, 60)], LEASE_S)
@@ -100,7 +114,7 @@ async def test_an_id_that_holds_already_holds_no_more(store: CounterStore) -> No
     assert await used(store, tokens) == [0]
 
 
-async def test_an_id_that_was_settled_is_granted_and_holds_nothing(store: CounterStore) -> None:
+async def test_an_id_that_was_settled_is_granted_and_holds_nothing(store: Caller) -> None:
     tokens = limit(100)
     await store.reserve("a", [Claim(tokens, 60)], LEASE_S)
     store.settle("a", Actual(tokens=40))
@@ -109,14 +123,14 @@ async def test_an_id_that_was_settled_is_granted_and_holds_nothing(store: Counte
     assert [level.used for level in again.levels] == [40]
 
 
-async def test_a_refund_that_overtakes_its_reservation_leaves_nothing_held(store: CounterStore) -> None:
+async def test_a_refund_that_overtakes_its_reservation_leaves_nothing_held(store: Caller) -> None:
     tokens = limit(100)
     store.settle("a", NOTHING)
     assert isinstance(await store.reserve("a", [Claim(tokens, 60)], LEASE_S), Granted)
     assert await used(store, tokens) == [0]
 
 
-async def test_a_lapsed_hold_makes_room_for_whoever_needs_it(store: CounterStore) -> None:
+async def test_a_lapsed_hold_makes_room_for_whoever_needs_it(store: Caller) -> None:
     tokens = limit(100)
     await store.reserve("dead", [Claim(tokens, 100)], 0.05)
     assert isinstance(await store.reserve("early", [Claim(tokens, 1)], LEASE_S), Denied)
@@ -125,32 +139,32 @@ async def test_a_lapsed_hold_makes_room_for_whoever_needs_it(store: CounterStore
     assert await used(store, tokens) == [100]
 
 
-async def test_a_lapsed_hold_is_gone_when_somebody_looks(store: CounterStore) -> None:
+async def test_a_lapsed_hold_is_gone_when_somebody_looks(store: Caller) -> None:
     tokens, calls = limit(100), limit(5, "parallel", "none")
     await store.reserve("dead", [Claim(tokens, 100), Claim(calls, 1)], 0.05)
     await asyncio.sleep(0.1)
     assert await used(store, tokens, calls) == [0, 0]
 
 
-async def test_a_renewed_hold_outlives_its_first_lease(store: CounterStore) -> None:
+async def test_a_renewed_hold_outlives_its_first_lease(store: Caller) -> None:
     tokens = limit(100)
     for rid in ("kept", "left"):
         await store.reserve(rid, [Claim(tokens, 10)], 0.3)
-    await store.renew(["kept", "unknown"], LEASE_S)
+    assert list(await store.store.renew(["kept", "unknown"], LEASE_S)) == ["unknown"]
     await asyncio.sleep(0.4)
     assert await used(store, tokens) == [10]
 
 
-async def test_renewing_does_not_bring_a_lapsed_hold_back(store: CounterStore) -> None:
+async def test_renewing_does_not_bring_a_lapsed_hold_back(store: Caller) -> None:
     tokens = limit(100)
     await store.reserve("a", [Claim(tokens, 10)], 0.05)
     await asyncio.sleep(0.1)
     assert await used(store, tokens) == [0]
-    await store.renew(["a"], LEASE_S)
+    assert list(await store.store.renew(["a"], LEASE_S)) == []
     assert await used(store, tokens) == [0]
 
 
-async def test_a_settlement_after_the_lease_counts_once(store: CounterStore) -> None:
+async def test_a_settlement_after_the_lease_counts_once(store: Caller) -> None:
     tokens = limit(100)
     await store.reserve("a", [Claim(tokens, 50)], 0.05)
     await asyncio.sleep(0.1)
@@ -161,7 +175,7 @@ async def test_a_settlement_after_the_lease_counts_once(store: CounterStore) -> 
 
 
 @pytest.mark.parametrize(("first", "then"), [(Actual(tokens=30), NOTHING), (NOTHING, Actual(tokens=30))])
-async def test_the_first_settlement_stands(store: CounterStore, first: Actual, then: Actual) -> None:
+async def test_the_first_settlement_stands(store: Caller, first: Actual, then: Actual) -> None:
     tokens = limit(100)
     await store.reserve("a", [Claim(tokens, 50)], LEASE_S)
     store.settle("a", first)
@@ -169,7 +183,7 @@ async def test_the_first_settlement_stands(store: CounterStore, first: Actual, t
     assert await used(store, tokens) == [first.tokens]
 
 
-async def test_settlements_may_come_in_any_order(store: CounterStore) -> None:
+async def test_settlements_may_come_in_any_order(store: Caller) -> None:
     tokens = limit(100)
     for rid in ("a", "b", "c"):
         await store.reserve(rid, [Claim(tokens, 10)], LEASE_S)
@@ -178,7 +192,7 @@ async def test_settlements_may_come_in_any_order(store: CounterStore) -> None:
     assert await used(store, tokens) == [7]
 
 
-async def test_a_settlement_is_seen_by_the_calls_after_it(store: CounterStore) -> None:
+async def test_a_settlement_is_seen_by_the_calls_after_it(store: Caller) -> None:
     calls = limit(1, "parallel", "none")
     for i in range(20):
         assert isinstance(await store.reserve(f"r{i}", [Claim(calls, 1)], LEASE_S), Granted)
@@ -186,7 +200,7 @@ async def test_a_settlement_is_seen_by_the_calls_after_it(store: CounterStore) -
 
 
 @pytest.mark.parametrize("action", ["warn", "shadow"])
-async def test_limits_that_do_not_deny_count_and_report(store: CounterStore, action: Action) -> None:
+async def test_limits_that_do_not_deny_count_and_report(store: Caller, action: Action) -> None:
     soft, hard = limit(10, action=action), limit(100, "requests")
     within = await store.reserve("a", [Claim(hard, 1), Claim(soft, 10)], LEASE_S)
     past = await store.reserve("b", [Claim(hard, 1), Claim(soft, 5)], LEASE_S)
@@ -197,7 +211,7 @@ async def test_limits_that_do_not_deny_count_and_report(store: CounterStore, act
     assert await used(store, soft, hard) == [15, 2]
 
 
-async def test_calls_at_once_are_counted_while_they_run_and_never_add_up(store: CounterStore) -> None:
+async def test_calls_at_once_are_counted_while_they_run_and_never_add_up(store: Caller) -> None:
     calls = limit(2, "parallel", "none")
     assert isinstance(await store.reserve("a", [Claim(calls, 1)], LEASE_S), Granted)
     assert isinstance(await store.reserve("b", [Claim(calls, 1)], LEASE_S), Granted)
@@ -207,7 +221,7 @@ async def test_calls_at_once_are_counted_while_they_run_and_never_add_up(store: 
     assert isinstance(await store.reserve("d", [Claim(calls, 1)], LEASE_S), Granted)
 
 
-async def test_a_limit_cut_below_what_is_used_lets_nothing_more_in(store: CounterStore) -> None:
+async def test_a_limit_cut_below_what_is_used_lets_nothing_more_in(store: Caller) -> None:
     await store.reserve("a", [Claim(limit(100), 80)], LEASE_S)
     denied = await store.reserve("b", [Claim(limit(50), 1)], LEASE_S)
     assert isinstance(denied, Denied)
@@ -217,11 +231,11 @@ async def test_a_limit_cut_below_what_is_used_lets_nothing_more_in(store: Counte
 
 
 @pytest.mark.parametrize("amount", [0, 1])
-async def test_a_limit_of_nothing_refuses_everything(store: CounterStore, amount: int) -> None:
+async def test_a_limit_of_nothing_refuses_everything(store: Caller, amount: int) -> None:
     assert isinstance(await store.reserve("a", [Claim(limit(0), amount)], LEASE_S), Denied)
 
 
-async def test_two_claims_on_one_counter_add_up_and_settle_as_one(store: CounterStore) -> None:
+async def test_two_claims_on_one_counter_add_up_and_settle_as_one(store: Caller) -> None:
     rate, quota = limit(100), limit(90)
     denied = await store.reserve("a", [Claim(rate, 60), Claim(quota, 31)], LEASE_S)
     assert isinstance(denied, Denied)
@@ -233,7 +247,7 @@ async def test_two_claims_on_one_counter_add_up_and_settle_as_one(store: Counter
     assert await used(store, rate) == [7]
 
 
-async def test_each_scope_subject_metric_and_window_counts_for_itself(store: CounterStore) -> None:
+async def test_each_scope_subject_metric_and_window_counts_for_itself(store: Caller) -> None:
     mine = limit(100)
     others = [
         limit(100, scope="key"),
@@ -247,7 +261,7 @@ async def test_each_scope_subject_metric_and_window_counts_for_itself(store: Cou
     assert await used(store, mine, *others) == [60, 0, 0, 3, 0, 0, 0]
 
 
-async def test_levels_tell_when_their_window_turns(store: CounterStore) -> None:
+async def test_levels_tell_when_their_window_turns(store: Caller) -> None:
     windows: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
     limits = [limit(10, window=window) for window in windows] + [limit(10, "parallel", "none")]
     levels = await store.peek(limits)
@@ -262,7 +276,7 @@ async def test_levels_tell_when_their_window_turns(store: CounterStore) -> None:
     assert [level.resets_in is None for level in granted.levels] == [False] * 4 + [True] * 2
 
 
-async def test_the_largest_amounts_stay_exact(store: CounterStore) -> None:
+async def test_the_largest_amounts_stay_exact(store: Caller) -> None:
     most = MAX_AMOUNT - 1
     cost = limit(most, "cost", "total")
     assert isinstance(await store.reserve("a", [Claim(cost, most)], LEASE_S), Granted)
@@ -273,7 +287,7 @@ async def test_the_largest_amounts_stay_exact(store: CounterStore) -> None:
 
 
 @pytest.mark.parametrize("amount", [True, -1, 1.0, float("nan"), "1", None, MAX_AMOUNT])
-async def test_what_cannot_be_counted_exactly_is_refused_at_the_door(store: CounterStore, amount: Any) -> None:
+async def test_what_cannot_be_counted_exactly_is_refused_at_the_door(store: Caller, amount: Any) -> None:
     tokens = limit(100)
     with pytest.raises(ValueError, match="integer"):
         await store.reserve("a", [Claim(tokens, 1), Claim(tokens, amount)], LEASE_S)
@@ -284,8 +298,218 @@ async def test_what_cannot_be_counted_exactly_is_refused_at_the_door(store: Coun
     assert await used(store, tokens) == [0]
 
 
-async def test_a_call_without_claims_is_granted(store: CounterStore) -> None:
-    assert await store.reserve("a", [], LEASE_S) == Granted(())
+async def test_a_call_without_claims_is_granted(store: Caller) -> None:
+    at = store.store.now()
+    assert await store.reserve("a", [], LEASE_S, at) == Granted((), (), at)
     store.settle("a", Actual(tokens=1))
-    await store.renew([], LEASE_S)
+    assert list(await store.store.renew([], LEASE_S)) == []
     assert list(await store.peek([])) == []
+
+
+async def the_count(store: Caller, wanted: Limit) -> Count:
+    (count,) = await store.store.audit([wanted])
+    return count
+
+
+def test_the_clock_counts_whole_milliseconds(store: Caller) -> None:
+    for _ in range(1000):
+        now = store.store.now()
+        assert round(now * 1000) / 1000 == now
+    assert abs(now - time.time()) < 60
+
+
+async def test_a_grant_says_in_whose_windows_it_is_held(store: Caller) -> None:
+    at = store.store.now()
+    granted = await store.reserve("a", [Claim(limit(10), 1)], LEASE_S, at)
+    assert isinstance(granted, Granted)
+    assert granted.at == at
+
+
+async def test_a_call_settles_in_the_window_it_began_in(store: Caller) -> None:
+    minute, month = limit(100, window="minute"), limit(100, window="month")
+    claims = [Claim(minute, 10), Claim(month, 10)]
+    before = store.store.now() - 61
+    await store.store.hold("a", claims, LEASE_S, before)
+    assert await used(store, minute, month) == [0, 10]
+    store.store.settle("a", claims, before, Actual(tokens=7))
+    assert await used(store, minute, month) == [0, 7]
+
+
+async def test_a_settlement_counts_although_nothing_was_ever_held(store: Caller) -> None:
+    tokens, calls = limit(100), limit(5, "parallel", "none")
+    store.store.settle("a", [Claim(tokens, 50), Claim(calls, 1)], store.store.now(), Actual(tokens=30))
+    store.store.settle("a", [Claim(tokens, 50), Claim(calls, 1)], store.store.now(), Actual(tokens=30))
+    assert await used(store, tokens, calls) == [30, 0]
+
+
+async def test_a_settlement_counts_on_what_it_claims_and_frees_what_was_held(store: Caller) -> None:
+    """A policy may have lowered its claims between two attempts to reserve; the first may have stood after all."""
+    held, claimed = limit(100), limit(100, "cost")
+    await store.reserve("a", [Claim(held, 50), Claim(claimed, 5)], LEASE_S)
+    store.store.settle("a", [Claim(claimed, 3)], store.store.now(), Actual(tokens=30, cost=2))
+    assert await used(store, held, claimed) == [0, 2]
+
+
+async def test_a_refund_needs_no_claims(store: Caller) -> None:
+    tokens = limit(100)
+    await store.reserve("a", [Claim(tokens, 50)], LEASE_S)
+    store.store.settle("a", (), 0.0, NOTHING)
+    assert await used(store, tokens) == [0]
+
+
+async def test_a_lapsed_hold_posts_nothing_by_itself_and_its_refund_nothing_more(store: Caller) -> None:
+    tokens = limit(100)
+    await store.reserve("a", [Claim(tokens, 50)], 0.05)
+    await asyncio.sleep(0.1)
+    assert await used(store, tokens) == [0]
+    store.store.settle("a", (), 0.0, NOTHING)
+    store.settle("a", Actual(tokens=9))
+    assert await used(store, tokens) == [0]
+
+
+async def test_ids_are_known_in_every_state_until_they_are_forgotten(store: Caller) -> None:
+    tokens = limit(100)
+    await store.reserve("held", [Claim(tokens, 1)], LEASE_S)
+    await store.reserve("lapsed", [Claim(tokens, 1)], 0.01)
+    store.settle("settled", NOTHING)
+    await asyncio.sleep(0.05)
+    await store.store.pulse()
+    rids = ["held", "lapsed", "settled", "unknown", "unheard"]
+    assert list(await store.store.renew(rids, LEASE_S)) == ["unknown", "unheard"]
+
+
+async def test_what_a_store_has_lost_is_held_again_without_asking_for_room(store: Caller) -> None:
+    tight, calls = limit(10), limit(0, "parallel", "none")
+    at = store.store.now()
+    claims = [Claim(tight, 50), Claim(calls, 1)]
+    for _ in range(2):
+        await store.store.hold("a", claims, LEASE_S, at)
+    assert await used(store, tight, calls) == [50, 1]
+    assert list(await store.store.renew(["a"], LEASE_S)) == []
+    store.store.settle("a", claims, at, Actual(tokens=7))
+    await store.store.hold("a", claims, LEASE_S, at)
+    assert await used(store, tight, calls) == [7, 0]
+
+
+async def test_a_hold_made_again_lapses_like_any_other(store: Caller) -> None:
+    tokens = limit(100)
+    await store.store.hold("a", [Claim(tokens, 50)], 0.05, store.store.now())
+    await asyncio.sleep(0.1)
+    assert await used(store, tokens) == [0]
+    await store.store.hold("a", [Claim(tokens, 50)], LEASE_S, store.store.now())
+    assert await used(store, tokens) == [0], "its room may be someone else's"
+
+
+async def test_an_audit_tells_the_open_windows_of_what_adds_up(store: Caller) -> None:
+    minute, total, calls = limit(100, window="minute"), limit(9, window="total"), limit(5, "parallel", "none")
+    await store.reserve("a", [Claim(total, 5), Claim(calls, 1)], LEASE_S)
+    await store.reserve("b", [Claim(total, 4)], LEASE_S)
+    store.settle("b", Actual(tokens=3))
+    now = store.store.now()
+    in_minute, in_total = await store.store.audit([minute, calls, total])
+    assert in_minute.ends_at is not None
+    assert in_minute.starts_at <= now < in_minute.ends_at + 1
+    assert in_minute.ends_at - in_minute.starts_at == 60
+    assert in_total == Count(total, 0, None, 0.0, True, 3, 5)
+
+
+async def test_a_cut_moves_the_line_and_keeps_what_stands(store: Caller) -> None:
+    tokens = limit(100)
+    await store.reserve("a", [Claim(tokens, 50)], LEASE_S)
+    await store.reserve("b", [Claim(tokens, 20)], LEASE_S)
+    store.settle("a", Actual(tokens=30))
+    before = store.store.now()
+    await store.store.cut([tokens], 5.0)
+    count = await the_count(store, tokens)
+    assert before + 5 <= count.since < before + 15
+    assert (count.based, count.settled, count.reserved) == (True, 30, 20)
+
+
+async def test_a_counter_that_nobody_counted_is_not_based_by_its_cut(store: Caller) -> None:
+    tokens = limit(100)
+    for _ in range(2):
+        await store.store.cut([tokens], 5.0)
+        assert not (await the_count(store, tokens)).based
+    await store.store.rebase([Base(await the_count(store, tokens), 12)], [])
+    count = await the_count(store, tokens)
+    assert (count.based, count.settled) == (True, 12)
+    await store.store.cut([tokens], 5.0)
+    assert (await the_count(store, tokens)).based, "what stood stands in"
+
+
+async def test_the_line_never_goes_back(store: Caller) -> None:
+    tokens = limit(100)
+    await store.store.cut([tokens], 60.0)
+    far = (await the_count(store, tokens)).since
+    await store.store.cut([tokens], 0.0)
+    assert (await the_count(store, tokens)).since == far
+
+
+async def test_calls_from_before_the_line_are_kept_by_name_until_they_have_landed(store: Caller) -> None:
+    tokens = limit(1000)
+    await store.store.cut([tokens], 30.0)
+    for rid, actual in (("a", 1), ("b", 20), ("c", 300)):
+        await store.reserve(rid, [Claim(tokens, 300)], LEASE_S)
+        store.settle(rid, Actual(tokens=actual))
+    assert await store.settled(tokens) == [321]
+    assert set(await store.store.late()) == {"a", "b", "c"}
+    await store.store.rebase([Base(await the_count(store, tokens), 40 + 1)], ["a"])
+    assert await store.settled(tokens) == [40 + 321]
+    assert set(await store.store.late()) == {"b", "c"}
+    await store.store.rebase([Base(await the_count(store, tokens), 40 + 321)], ["b", "c", "unheard of"])
+    assert await store.settled(tokens) == [40 + 321]
+    assert list(await store.store.late()) == []
+
+
+async def test_a_base_from_before_another_cut_is_ignored(store: Caller) -> None:
+    tokens, cost = limit(1000), limit(1000, "cost")
+    await store.store.cut([tokens, cost], 5.0)
+    old, kept = await store.store.audit([tokens, cost])
+    await store.store.cut([tokens], 10.0)
+    await store.store.rebase([Base(old, 77), Base(kept, 88)], [])
+    assert await store.settled(tokens, cost) == [0, 88]
+
+
+async def test_what_landed_is_dropped_without_any_base(store: Caller) -> None:
+    tokens = limit(1000)
+    await store.store.cut([tokens], 30.0)
+    store.store.settle("a", [Claim(tokens, 1)], store.store.now(), Actual(tokens=5))
+    await store.store.rebase([], ["a"])
+    assert list(await store.store.late()) == []
+    assert await store.settled(tokens) == [5]
+
+
+async def test_adjustments_may_take_a_base_below_nothing(store: Caller) -> None:
+    cost = limit(1000, "cost")
+    await store.store.cut([cost], 5.0)
+    await store.store.rebase([Base(await the_count(store, cost), -7)], [])
+    assert await store.settled(cost) == [-7]
+    with pytest.raises(ValueError, match="integer"):
+        await store.store.rebase([Base(await the_count(store, cost), MAX_AMOUNT)], [])
+
+
+async def test_hundreds_of_limits_are_cut_counted_and_based(store: Caller) -> None:
+    limits = [limit(1000, scope="key", subject=f"k{i}") for i in range(1100)]
+    await store.store.cut(limits, 30.0)
+    for i in range(1100):
+        store.store.settle(f"r{i}", [Claim(limits[i], 1)], store.store.now(), Actual(tokens=1))
+    assert len(await store.store.late()) == 1100
+    counts = await store.store.audit(limits)
+    landed = [f"r{i}" for i in range(0, 1100, 2)]
+    await store.store.rebase([Base(count, i) for i, count in enumerate(counts)], landed)
+    assert await store.settled(*limits) == [i + i % 2 for i in range(1100)]
+    rids = [f"r{i}" for i in range(1100)]
+    assert list(await store.store.renew([*rids, "unknown"], LEASE_S)) == ["unknown"]
+
+
+async def test_one_process_leads(store: Caller) -> None:
+    assert await store.store.lead(60)
+    assert await store.store.lead(60)
+
+
+async def test_a_store_that_is_open_is_nobodys_to_rebuild(store: Caller) -> None:
+    assert await store.store.pulse() == "open"
+    assert not await store.store.begin_rebuild()
+    assert not await store.store.end_rebuild()
+    await store.store.accept()
+    assert await store.store.pulse() == "open"

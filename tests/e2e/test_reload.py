@@ -98,7 +98,7 @@ async def test_sighup_reads_again_what_no_file_time_gives_away(gateway: Gateway)
 
 
 async def test_a_new_cap_on_calls_at_once_binds_those_that_come_after(gateway: Gateway) -> None:
-    await begin_with(gateway, "a", "capped", server={"max_inflight": 1})
+    await begin_with(gateway, "a", "capped", server={"max_inflight": 1, "max_queue": 0})
     streaming = asyncio.create_task(gateway.ask("/v1/chat/completions", chat("/long 20", model="a", stream=True)))
 
     async def running() -> bool:

@@ -88,7 +88,7 @@ async def test_a_model_that_is_not_there_and_one_that_is_not_for_this_caller_are
 
 async def test_me_says_who_calls_what_binds_them_and_what_is_left() -> None:
     store = MemoryStore(Calendar(ZoneInfo("UTC")))
-    await store.reserve("r1", [Claim(LIMITS.quota[0], 2_500_000), Claim(LIMITS.parallel[0], 1)], 60)
+    await store.reserve("r1", [Claim(LIMITS.quota[0], 2_500_000), Claim(LIMITS.parallel[0], 1)], 60, store.now())
     told = await answered(me.ENDPOINT, a_desk(store=store))
     assert (told["user"], told["department"], told["key"]) == ("ada@example.com", "research", "k1")
     assert told["models"] == ["small", "org/large", "smart"]

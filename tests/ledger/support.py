@@ -129,7 +129,8 @@ class SqliteSink:
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=30)
         columns = ", ".join(f'"{name}"' for name in OutcomeRecord._fields)
-        self._connection.execute(f"CREATE TABLE IF NOT EXISTS ledger ({columns}, PRIMARY KEY (request_id, kind))")
+        key = "PRIMARY KEY (request_id, kind, number)"
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS ledger ({columns}, {key})")
         self._insert = (
             f"INSERT INTO ledger VALUES ({','.join('?' * len(OutcomeRecord._fields))}) ON CONFLICT DO NOTHING"
         )
@@ -137,7 +138,7 @@ class SqliteSink:
     async def insert(self, rows: Sequence[OutcomeRecord]) -> int:
         before = self._connection.total_changes
         self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany(self._insert, rows)
+        self._connection.executemany(self._insert, [row._replace(decisions=None) for row in rows])
         self._connection.execute("COMMIT")
         return self._connection.total_changes - before
 

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from gateway.core.money import MAX_AMOUNT
+from gateway.core.records import Decision, IntentRecord, OutcomeRecord
 from gateway.ledger.frames import (
     INTENT,
     MAX_PAYLOAD,
@@ -20,6 +21,7 @@ from gateway.ledger.frames import (
 from tests.ledger.support import intent, outcome
 
 SEED = 7
+DECISION = Decision("quota", "department", "research", "tokens", "month", "deny", 10**6, 10**5, 10**3)
 
 
 def frames(count: int) -> list[bytes]:
@@ -63,6 +65,28 @@ def test_a_record_that_cannot_be_written_is_bent_until_it_can(hostile: dict[str,
     assert record.request_id == "r1"
     assert (record.prompt_tokens or 0) <= MAX_AMOUNT
     assert type(record.streamed) is bool
+
+
+def test_what_policies_decided_is_kept_and_goes_first_where_it_would_not_fit() -> None:
+    few, many = (DECISION,) * 20, (DECISION._replace(subject="s" * 5000),) * 300
+    assert decode_outcome(encode_record(outcome("r1", decisions=few))) == outcome("r1", decisions=few)
+    payload = encode_record(outcome("r1", decisions=many))
+    assert len(payload) <= MAX_PAYLOAD
+    assert decode_outcome(payload) == outcome("r1", decisions=())
+    bent = decode_outcome(encode_record(outcome("r1", decisions=(DECISION._replace(subject="\ud800", used=2**70),))))
+    assert bent.decisions == (DECISION._replace(subject="?", used=MAX_AMOUNT),)
+
+
+@pytest.mark.parametrize("record", [outcome("r1"), intent("r1")])
+def test_no_record_is_longer_than_a_frame_may_be_whatever_its_texts(record: IntentRecord | OutcomeRecord) -> None:
+    texts = {name: "\N{GRINNING FACE}" * 10_000 for name, value in record._asdict().items() if type(value) is str}
+    assert len(texts) > 8
+    assert len(encode_record(record._replace(**texts))) <= MAX_PAYLOAD
+
+
+def test_decisions_of_a_newer_release_are_read_without_what_is_new_in_them() -> None:
+    newer = outcome("r1")._replace(decisions=((*DECISION, "a new field"),))  # type: ignore[arg-type]
+    assert decode_outcome(msgspec.msgpack.encode((*newer, "another"))) == outcome("r1", decisions=(DECISION,))
 
 
 def test_a_scan_stops_after_the_outcomes_it_was_asked_for() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from gateway.core.ports import JournalUnavailable
+from gateway.core.records import Decision
 from gateway.ledger.directory import JournalOwned, create
 from gateway.ledger.journal import FileJournal, open_journal
 from gateway.ledger.writer import LedgerWriter
 from tests.ledger.support import ListSink, intent, names, outcome, serve, until
 
 SMALL = 4096
+DECISIONS = (Decision("quota", "department", "research", "tokens", "month", "deny", 10**6, 10**5, 10**3),) * 6
 DESCRIPTORS = Path("/proc/self/fd")
 
 
@@ -167,22 +169,32 @@ async def test_a_full_journal_refuses_intents_and_takes_outcomes(tmp_path: Path)
     accepted, reason = accept_until_refused(journal)
     assert "full" in reason
     for request_id in accepted:
-        journal.outcome(outcome(request_id))
+        journal.outcome(outcome(request_id, decisions=DECISIONS))
     assert sum(entry.stat().st_size for entry in journal.path.glob("*.seg")) <= 40_000
     assert (journal.depth, journal.healthy) == (len(accepted), True)
-    assert 0.5 < journal.fullness <= 1.0
+    assert 0.3 < journal.fullness <= 1.0
     journal.acknowledge(journal.end, len(accepted))
     journal.intent(intent("room again"))
     await journal.close()
 
 
+async def test_a_small_journal_that_was_full_is_nearly_empty_once_its_records_are_delivered(tmp_path: Path) -> None:
+    journal = FileJournal(create(tmp_path), max_bytes=100_000)
+    accepted, _ = accept_until_refused(journal)
+    for request_id in accepted:
+        journal.outcome(outcome(request_id, decisions=DECISIONS))
+    journal.acknowledge(journal.end, len(accepted))
+    assert journal.fullness < 0.1
+    await journal.close()
+
+
 async def test_the_outcome_of_every_accepted_intent_has_room_whatever_the_bound(tmp_path: Path) -> None:
     taken = 0
-    for bound in range(200, 1200, 25):
+    for bound in range(1000, 4000, 50):
         journal = FileJournal(create(tmp_path), max_bytes=bound)
         accepted, _ = accept_until_refused(journal)
         for request_id in accepted:
-            journal.outcome(outcome(request_id))
+            journal.outcome(outcome(request_id, decisions=DECISIONS))
         assert sum(path.stat().st_size for path in journal.path.glob("*.seg")) <= bound
         taken += len(accepted)
         await journal.close()

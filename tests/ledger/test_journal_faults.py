@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.core.ports import JournalUnavailable
 from gateway.ledger.directory import create
-from gateway.ledger.journal import FileJournal
+from gateway.ledger.journal import FileJournal, open_journal
 from gateway.ledger.recovery import Adopter
 from gateway.ledger.writer import LedgerWriter
 from tests.ledger.support import ListSink, abandon, intent, outcome, serve, until
@@ -105,6 +109,56 @@ async def test_a_stalled_sync_does_not_stall_the_loop(tmp_path: Path) -> None:
     gate.set()
     await writer.close()
     await journal.close()
+
+
+def takes(journal: FileJournal, request_id: str) -> bool:
+    try:
+        journal.intent(intent(request_id))
+    except JournalUnavailable:
+        return False
+    return True
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of four megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "aidock-test", str(place)]
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system of its own")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def test_a_full_disk_refuses_calls_loses_none_and_takes_them_again_when_there_is_room(small_disk: Path) -> None:
+    journal = open_journal(small_disk / "journal")
+    sink = ListSink()
+    writer = LedgerWriter(journal, sink, linger=0.001)
+    await writer.start()
+    running = [f"running{n}" for n in range(30)]
+    for request_id in running:
+        journal.intent(intent(request_id))
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    while takes(journal, f"late{len(running)}"):  # the page that the journal had begun has room for a few more
+        running.append(f"late{len(running)}")
+    assert len(running) < 80
+    for request_id in running:
+        journal.outcome(outcome(request_id))
+    await writer.flush()  # from memory, past the disk
+    assert sorted(sink.ids) == sorted(running)
+    assert not journal.healthy
+    ballast.unlink()
+    await until(lambda: journal.healthy)
+    ids = serve(journal, 5)
+    await writer.flush()
+    assert sink.ids[-5:] == ids
+    await writer.close()
+    await journal.close()
+    assert not journal.path.exists()
 
 
 def run_limited(script: str, root: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from zlib import crc32
 import pytest
 
 from gateway.core.records import OutcomeRecord
+from gateway.ledger.delivery import SinkUnavailable
 from gateway.ledger.directory import create
 from gateway.ledger.frames import OUTCOME, scan
 from gateway.ledger.journal import FileJournal, open_journal
@@ -123,6 +125,42 @@ async def test_a_database_that_is_away_leaves_the_journal_for_the_next_pass(tmp_
     assert len(sink.ids) == 101
 
 
+async def test_whoever_counts_is_told_of_an_adopted_journal_and_of_nothing_else(tmp_path: Path) -> None:
+    told: list[int] = []
+    sink = ListSink()
+    adopter = Adopter(tmp_path, sink)
+    adopter.on_adopted = lambda: told.append(len(sink.ids))
+    await adopter.adopt()
+    create(tmp_path)  # died before its first call
+    living = open_journal(tmp_path)
+    serve(living, 1)
+    await adopter.adopt()
+    assert told == []
+    path = await dead(tmp_path, 5, open_calls=1)
+    sink.down = True
+    with pytest.raises(SinkUnavailable):
+        await adopter.adopt()
+    assert told == []
+    sink.down = False
+    await adopter.adopt()
+    assert told == [6]  # once, and when the rows were there
+    assert not path.exists()
+    await living.close()
+
+
+async def test_losses_in_an_adopted_journal_are_an_error_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aidock.ledger")
+    await dead(tmp_path, 100)
+    await adopt(tmp_path, ListSink())
+    path = await dead(tmp_path, 100)
+    segments_of(path)[2].unlink()
+    await adopt(tmp_path, ListSink())
+    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR"]
+    assert caplog.records[1].__dict__["missing"] > 0
+
+
 async def test_a_living_sibling_is_left_alone_and_adopted_when_it_dies(tmp_path: Path) -> None:
     own, sibling = open_journal(tmp_path), open_journal(tmp_path)
     serve(own, 5)
@@ -220,7 +258,7 @@ async def test_one_flipped_bit_never_crashes_and_never_makes_a_wrong_row(tmp_pat
     for n in range(2):
         truth[f"open{n}", "orphan"] = orphan(intent(f"open{n}"))
     rng = random.Random(20)
-    for _ in range(300):
+    for _ in range(1000):
         root = tmp_path / "flipped"
         shutil.copytree(whole, root / whole.name)
         victim = rng.choice(segments_of(root / whole.name))

@@ -12,6 +12,7 @@ import pytest
 from gateway.ledger.directory import create
 from gateway.ledger.frames import OUTCOME
 from gateway.ledger.journal import FileJournal
+from gateway.ledger.quarantine import Quarantine
 from gateway.ledger.writer import LedgerWriter
 from tests.ledger.support import ListSink, outcome, serve, until
 
@@ -134,9 +135,8 @@ async def test_a_row_that_cannot_be_stored_goes_to_quarantine_and_the_queue_move
     assert sink.ids == [request_id for request_id in ids if request_id not in sink.poison]
     assert (writer.quarantined, writer.rows, journal.depth) == (2, 118, 0)
     quarantine = journal.path.parent / "quarantine.jsonl"
-    entries = [json.loads(line) for line in quarantine.read_text().splitlines()]
-    assert [entry["row"]["request_id"] for entry in entries] == ["r00007", "r00077"]
-    assert entries[0]["row"] == outcome("r00007")._asdict()
+    assert [entry.row for entry in Quarantine(quarantine).entries()] == [outcome("r00007"), outcome("r00077")]
+    assert json.loads(quarantine.read_text().splitlines()[0])["row"]["request_id"] == "r00007"
     assert stat.S_IMODE(quarantine.stat().st_mode) == 0o600
 
 

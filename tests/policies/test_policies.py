@@ -63,6 +63,12 @@ def test_a_store_that_is_down_stops_budgets_and_not_rates(name: str, default: On
         ("concurrency", {"on_store_error": None}, "concurrency.on_store_error must be deny or allow"),
         ("concurrency", {"places": 3}, "concurrency has no setting places; it has: on_store_error"),
         ("model_access", {"list": []}, "model_access takes no settings, got: list"),
+        ("quota", {"estimate": "loose"}, "quota.estimate must be strict or balanced"),
+        ("quota", {"estimate": "balanced", "margin": 0.5}, "quota.margin must be a number from 1 to 100"),
+        ("quota", {"estimate": "balanced", "margin": True}, "quota.margin must be a number from 1 to 100"),
+        ("quota", {"margin": 1.2}, "quota has no setting margin; it has: on_store_error, estimate, default_output"),
+        ("model_access", {"shadow": "yes"}, "model_access.shadow must be true or false"),
+        ("rate_limit", {"shadow": 1}, "rate_limit.shadow must be true or false"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_it_could_be(name: str, settings: dict[str, object], said: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.core.limits import Claim, Denied, Granted, Level, Limit, LimitSet
 from gateway.quotas.memory import MemoryStore
 from gateway.quotas.windows import Calendar
-from policies.quota import Quota, create
+from policies.quota import StrictQuota, create
 from tests.support.calls import EMBEDDINGS, HELLO, a_call, a_limit, a_model, a_route, a_target, priced
 
 TOKENS = LimitSet(quota=(a_limit("tokens", 100_000),))
@@ -65,7 +65,7 @@ def test_default_output_tokens_is_the_operators_to_choose() -> None:
     assert call.demand.output_cap == 77
 
 
-def checked(limit: Limit, *, members: dict[str, Any], prices: tuple[int, int], policy: Quota) -> Any:
+def checked(limit: Limit, *, members: dict[str, Any], prices: tuple[int, int], policy: StrictQuota) -> Any:
     route = a_route(a_target(a_model(prices=priced(*prices))))
     call = a_call(HELLO | members, route=route, limits=LimitSet(quota=(limit,)))
     policy.check(call)
@@ -117,9 +117,9 @@ async def test_calls_that_race_for_a_budget_never_hold_more_than_it_has(wants: l
     for number, want in enumerate(wants):
         members = {"max_tokens": want} if want % 2 else {}
         call = checked(limit, members=members, prices=(0, 0), policy=policy)
-        verdict = await store.reserve(f"r{number}", policy.claims(call), 60)
+        verdict = await store.reserve(f"r{number}", policy.claims(call), 60, store.now())
         if isinstance(verdict, Denied) and policy.shrink(call, verdict.level):
-            verdict = await store.reserve(f"r{number}", policy.claims(call), 60)
+            verdict = await store.reserve(f"r{number}", policy.claims(call), 60, store.now())
             assert isinstance(verdict, Granted), "a shrunk call finds room"
         (level,) = await store.peek([limit])
         assert level.used <= amount
@@ -161,3 +161,93 @@ def test_a_budget_that_is_used_up_says_scope_limit_used_and_reset(
     assert error.headers.get("retry-after") == (None if resets_in is None else str(resets_in))
     for word in words:
         assert word in error.message, error.message
+
+
+# Balanced
+
+
+BALANCED = {"estimate": "balanced"}
+LONG: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x" * 4_000}]}
+
+
+@pytest.mark.parametrize(
+    ("model_cap", "members", "output", "told"),
+    [
+        (None, {}, 1024, None),
+        (None, {"n": 3}, 3 * 1024, None),
+        (None, {"max_tokens": 50}, 50, None),
+        (None, {"max_tokens": 9000}, 1024, None),
+        (500, {}, 500, 500),
+        (2000, {}, 1024, 2000),
+        (2000, {"max_tokens": 9000}, 1024, 2000),
+    ],
+    ids=["nobody's cap", "choices", "client's, low", "client's, high", "model's, low", "model's, high", "lowered"],
+)
+def test_a_balanced_budget_holds_what_is_likely_and_tells_the_upstream_no_cap_of_its_own(
+    model_cap: int | None, members: dict[str, int], output: int, told: int | None
+) -> None:
+    route = a_route(a_target(a_model(max_output_tokens=model_cap)))
+    call = a_call(LONG | members, route=route, limits=TOKENS)
+    create(BALANCED).check(call)
+    assert call.demand.cap_to_write == told
+    (claim,) = create(BALANCED).claims(call)
+    prompt = claim.amount - output
+    assert 1_200 <= prompt < 1_300, "a fifth more than a quarter of its bytes"
+    assert prompt < call.demand.prompt_tokens // 3
+
+
+def test_margin_and_expected_output_are_the_operators_to_choose() -> None:
+    policy = create(BALANCED | {"margin": 2, "expected_output_tokens": 10})
+    call = a_call(LONG, limits=TOKENS)
+    policy.check(call)
+    assert 2_010 <= policy.claims(call)[0].amount < 2_110
+
+
+@given(
+    length=st.integers(0, 5_000),
+    cap=st.none() | st.integers(1, 10_000),
+    margin=st.floats(1, 100),
+    expected=st.integers(1, 10_000),
+    window=st.none() | st.integers(1, 10_000),
+)
+def test_balanced_never_holds_more_than_strict(
+    length: int, cap: int | None, margin: float, expected: int, window: int | None
+) -> None:
+    members = {} if cap is None else {"max_tokens": cap}
+    body = {"model": "m", "messages": [{"role": "user", "content": "x" * length}], **members}
+    route = a_route(a_target(a_model(prices=priced(3, 7), context_window=window)))
+    strict, balanced = (a_call(body, route=route, limits=TOKENS) for _ in range(2))
+    create({"default_output_tokens": max(expected, 1)}).check(strict)
+    create(BALANCED | {"margin": margin, "expected_output_tokens": expected}).check(balanced)
+    for metric, amount in balanced.demand.amounts.items():
+        assert amount <= strict.demand.amounts[metric]
+    assert balanced.demand.amounts["tokens"] >= 1
+
+
+def test_a_balanced_call_near_the_end_of_a_budget_is_refused_rather_than_cut_short() -> None:
+    call = a_call(LONG, limits=TOKENS)
+    policy = create(BALANCED)
+    policy.check(call)
+    assert not hasattr(policy, "shrink")
+    error = policy.denied(call, Level(TOKENS.quota[0], 99_999, 60))
+    assert f"may need {call.demand.amounts['tokens']} tokens" in error.message
+
+
+def test_media_are_likely_to_need_far_less_than_they_may() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 300_000}}
+    call = a_call({"model": "m", "messages": [{"role": "user", "content": [image]}]}, limits=TOKENS)
+    create(BALANCED | {"expected_output_tokens": 1}).check(call)
+    assert 1_200 <= call.demand.amounts["tokens"] < 1_300
+    assert call.demand.prompt_tokens >= 50_000
+
+
+def test_an_endpoint_without_output_is_expected_to_have_none() -> None:
+    call = a_call({"model": "m", "input": "x" * 400}, endpoint=EMBEDDINGS, limits=TOKENS)
+    create(BALANCED).check(call)
+    assert 120 <= call.demand.amounts["tokens"] <= 122
+
+
+def test_without_a_budget_a_balanced_policy_changes_nothing() -> None:
+    call = a_call(LONG, limits=LimitSet(quota=(a_limit("requests", 5),)))
+    create(BALANCED).check(call)
+    assert call.demand.amounts["tokens"] >= 4_000

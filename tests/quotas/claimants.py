@@ -1,6 +1,6 @@
 """A gateway of its own for the tests: tries to hold one unit per caller and prints how many could.
 
-Arguments: URL, key prefix, limit, callers.
+Arguments: URL, key prefix, limit, callers. The store is open already.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from gateway.quotas.windows import Calendar
 
 async def main(url: str, prefix: str, amount: int, callers: int) -> None:
     store = RedisStore(url, Calendar(ZoneInfo("UTC")), prefix=prefix, decision_s=5.0)
-    await store.start()
+    await store.start("here")
     claims = [Claim(Limit("global", "", "tokens", "total", amount), 1)]
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    answers = await asyncio.gather(*(store.reserve(f"{os.getpid()}-{i}", claims, 60) for i in range(callers)))
+    now = store.now()
+    answers = await asyncio.gather(*(store.reserve(f"{os.getpid()}-{i}", claims, 60, now) for i in range(callers)))
     print(sum(isinstance(answer, Granted) for answer in answers), flush=True)
     await store.close()
 

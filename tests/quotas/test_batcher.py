@@ -35,6 +35,11 @@ class ScriptedLink:
         await asyncio.sleep(step)
         return [Refused("OOM") if c.tag in self.refuse else [c.tag.encode(), b"ok"] for c in commands]
 
+    async def refresh(self, within_s: float) -> None:
+        self.sent.append(["what are you"])
+        if self.plan and isinstance(self.plan[0], Exception):
+            raise self.plan.pop(0)  # type: ignore[misc]
+
     async def close(self) -> None:
         self.closed = True
 
@@ -178,6 +183,7 @@ async def test_closing_does_not_wait_for_ever(link: ScriptedLink, caplog: pytest
     await batcher.close(0.1)
     assert link.closed
     assert [record.count for record in caplog.records if hasattr(record, "count")] == [1]
+    assert batcher.lossy
 
 
 async def test_a_defect_in_the_link_leaves_nobody_waiting(link: ScriptedLink, caplog: pytest.LogCaptureFixture) -> None:
@@ -201,6 +207,35 @@ async def test_an_absent_store_takes_bounded_memory(
         batcher.post(command(str(i)))
     with pytest.raises(StoreUnavailable, match="too many"):
         await batcher.call(command("one more"))
+    assert batcher.lossy
     assert sum("away too long" in record.message for record in caplog.records) == 1
     await sent(link, "9")
     assert list(chain.from_iterable(link.sent)) == [str(i) for i in range(10)]
+
+
+async def test_a_settlement_that_is_refused_for_good_is_remembered(
+    link: ScriptedLink, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "PARKED_S", 0.001)
+    monkeypatch.setattr(batching, "REFUSALS", 3)
+    link.refuse = {"a"}
+    batcher.post(command("a"))
+    assert not batcher.lossy
+    await until(lambda: batcher.lossy)
+    assert link.sent == [["a"]] * 3
+
+
+async def test_a_look_at_the_store_comes_before_what_is_asked_after_it(link: ScriptedLink, batcher: Batcher) -> None:
+    batcher.look()
+    await batcher.call(command("a"))
+    await batcher.call(command("b"))
+    assert link.sent == [["what are you"], ["a"], ["b"]]
+
+
+async def test_a_look_that_fails_is_a_try_that_failed(link: ScriptedLink, batcher: Batcher) -> None:
+    link.plan = [TimeoutError()]
+    batcher.look()
+    with pytest.raises(StoreUnavailable):
+        await batcher.call(command("a"))
+    await until(lambda: not batcher.down)
+    assert link.sent == [["what are you"], []]

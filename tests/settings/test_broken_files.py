@@ -207,7 +207,10 @@ BROKEN = {
     ),
     "counters that are elsewhere": (
         "storage: {counters: 'memcached://h'}\n",
-        "1:21: storage.counters: must begin with memory://, redis://, rediss:// or unix://",
+        (
+            "1:21: storage.counters: must begin with memory://, redis://, rediss://, unix://, redis+sentinel:// or "
+            "rediss+sentinel://"
+        ),
     ),
     "a tab": (
         "server:\n\tport: 1\n",

@@ -48,7 +48,11 @@ def test_the_effective_configuration_masks_them(tmp_path: Path) -> None:
     ("url", "shown"),
     [
         ("redis://:hunter2@h:6379/0", "redis://:…@h:6379/0"),
-        ("redis://h:6379/0?password=hunter2", "redis://h:6379/0?…"),
+        ("redis://h:6379/0?password=hunter2", "redis://h:6379/0?password=…"),
+        (
+            "rediss+sentinel://u:hunter2@a,b/main/0?sentinel_password=hunter2&ssl_ca_certs=/etc/ca.pem",
+            "rediss+sentinel://u:…@a,b/main/0?sentinel_password=…&ssl_ca_certs=…",
+        ),
         ("rediss://user@h/0", "rediss://user@h/0"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("redis://u:hunter2@odd@h/0", "redis://u:…@h/0"),

@@ -1,33 +1,22 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import subprocess
-import sys
-import threading
-from contextlib import closing
 
 import pytest
 from sqlalchemy import text
 
-from gateway.storage import settings
-from gateway.storage.engine import CHECKPOINT_BYTES, Database
-from gateway.storage.errors import DatabaseUnavailable
-from gateway.storage.migrate import migrate
-from tests.support.database import database_url, ready_database
+from gateway.identity import issuing
+from gateway.storage import api_keys, departments, settings, users
+from gateway.storage.engine import Database
+from gateway.storage.errors import Conflict, DatabaseUnavailable, NotFound, Unstorable
+from gateway.storage.tables import LEDGER, UsageDay
+from tests.support.database import PEPPER, database_url, issue_key
 
 
-@pytest.fixture
-async def database(tmp_path):
-    database = await ready_database(tmp_path)
-    yield database
-    await database.close()
-
-
-async def test_a_write_is_seen_by_readers_and_by_another_database_on_the_file(database, tmp_path):
+async def test_a_write_is_seen_by_readers_and_by_another_database_on_it(database, url, tmp_path):
     async with database.write() as session:
         await settings.put(session, "colour", "blue")
-    other = Database.open(database_url(tmp_path), tmp_path)
+    other = Database.open(url, tmp_path)
     for one in (database, other):
         async with one.read() as session:
             assert await settings.get(session, "colour") == "blue"
@@ -47,7 +36,7 @@ async def test_an_exception_leaves_nothing_behind_and_comes_through(database):
 
 
 async def test_readers_cannot_write(database):
-    with pytest.raises(DatabaseUnavailable, match="readonly"):
+    with pytest.raises(DatabaseUnavailable, match=r"read-?only"):
         async with database.read() as session:
             await settings.put(session, "colour", "blue")
 
@@ -58,78 +47,6 @@ async def test_a_reader_sees_one_moment_however_long_it_looks(database):
         async with database.write() as writing:
             await settings.put(writing, "colour", "blue")
         assert await settings.get(session, "colour") is None
-
-
-async def test_connections_are_durable_and_never_checkpoint_by_themselves(database):
-    for opened in (database.read, database.write):
-        async with opened() as session:
-            pragmas = {
-                name: await session.scalar(text(f"PRAGMA {name}"))
-                for name in ("journal_mode", "synchronous", "foreign_keys", "wal_autocheckpoint", "busy_timeout")
-            }
-        assert pragmas == {
-            "journal_mode": "wal",
-            "synchronous": 2,
-            "foreign_keys": 1,
-            "wal_autocheckpoint": 0,
-            "busy_timeout": 5000,
-        }
-
-
-async def test_many_writers_in_one_process_wait_for_each_other(database):
-    async def add_one() -> None:
-        async with database.write() as session:
-            count = int(await settings.get(session, "count") or 0)
-            await asyncio.sleep(0)
-            await settings.put(session, "count", str(count + 1))
-
-    await asyncio.gather(*(add_one() for _ in range(40)))
-    async with database.read() as session:
-        assert await settings.get(session, "count") == "40"
-
-
-ADD_FIFTY = """
-import asyncio, sys
-from pathlib import Path
-from gateway.storage import settings
-from gateway.storage.engine import Database
-
-async def main(url, folder):
-    database = Database.open(url, Path(folder))
-    for _ in range(50):
-        async with database.write() as session:
-            count = int(await settings.get(session, "count") or 0)
-            await settings.put(session, "count", str(count + 1))
-    await database.close()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-def test_writers_in_several_processes_lose_no_update(tmp_path):
-    migrate(database_url(tmp_path))
-    command = [sys.executable, "-c", ADD_FIFTY, database_url(tmp_path), str(tmp_path)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], errors
-    with closing(sqlite3.connect(tmp_path / "aidock.db")) as connection:
-        assert connection.execute("SELECT value FROM settings WHERE name = 'count'").fetchone() == ("150",)
-
-
-async def test_a_lock_held_elsewhere_is_waited_for_and_then_reported(tmp_path):
-    migrate(database_url(tmp_path))
-    database = Database.open(database_url(tmp_path), tmp_path, busy_timeout=0.2)
-    with closing(sqlite3.connect(tmp_path / "aidock.db", isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(DatabaseUnavailable, match="locked"):
-            async with database.write() as session:
-                await settings.put(session, "colour", "blue")
-        async with database.read() as session:
-            assert await settings.get(session, "colour") is None
-        other.execute("ROLLBACK")
-    async with database.write() as session:
-        await settings.put(session, "colour", "blue")
-    await database.close()
 
 
 async def test_a_cancelled_write_frees_the_writer_and_leaves_nothing(database):
@@ -151,7 +68,7 @@ async def test_a_cancelled_write_frees_the_writer_and_leaves_nothing(database):
 
 
 async def test_a_write_cancelled_while_sql_runs_frees_the_writer(database):
-    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT count(*) FROM n"
+    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT count(*) FROM n"
 
     async def work() -> None:
         async with database.write() as session:
@@ -167,59 +84,76 @@ async def test_a_write_cancelled_while_sql_runs_frees_the_writer(database):
         assert await settings.get(session, "colour") is None
 
 
-async def test_the_log_is_folded_back_when_it_has_grown(database, tmp_path):
-    log = tmp_path / "aidock.db-wal"
-    largest = 0
-    for number in range(12):
-        async with database.write() as session:
-            await settings.put(session, f"text {number}", "x" * 500_000)
-        largest = max(largest, log.stat().st_size)
-    assert largest <= CHECKPOINT_BYTES + 600_000
-    async with database.read() as session:
-        assert len(await settings.get(session, "text 0")) == 500_000
+@pytest.fixture
+def empty(request, url, tmp_path):
+    """A database without tables, of the same kind as `url`."""
+    if url.startswith("sqlite"):
+        return database_url(tmp_path / "empty")
+    return request.getfixturevalue("postgres").empty_database()
 
 
-async def test_a_reader_in_the_way_of_a_checkpoint_costs_no_commit(tmp_path):
-    migrate(database_url(tmp_path))
-    database = Database.open(database_url(tmp_path), tmp_path, busy_timeout=0.1)
-    async with database.read() as reading:
-        await settings.get(reading, "anything")
-        for number in range(12):
-            async with database.write() as session:
-                await settings.put(session, f"text {number}", "x" * 500_000)
-    async with database.read() as session:
-        assert len(await settings.get(session, "text 11")) == 500_000
-    await database.close()
-
-
-async def test_closing_ends_every_connection_thread(tmp_path):
-    before = set(threading.enumerate())
-    database = await ready_database(tmp_path)
-    async with database.read(), database.read(), database.write() as session:
-        await settings.put(session, "colour", "blue")
-    await database.close()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-async def test_a_folder_in_place_of_the_file_is_unavailable(tmp_path):
-    (tmp_path / "aidock.db").mkdir()
-    with pytest.raises(DatabaseUnavailable, match="cannot be opened"):
-        Database.open(database_url(tmp_path), tmp_path)
-
-
-async def test_a_database_without_tables_is_unavailable_not_a_crash(tmp_path):
-    database = Database.open(database_url(tmp_path), tmp_path)
-    with pytest.raises(DatabaseUnavailable, match="no such table"):
+async def test_a_database_without_tables_is_unavailable_and_says_what_to_do(empty, tmp_path):
+    database = Database.open(empty, tmp_path)
+    with pytest.raises(DatabaseUnavailable, match=r"settings.*aidock migrate"):
         async with database.read() as session:
             await settings.get(session, "colour")
     await database.close()
 
 
-def test_a_file_that_others_could_read_is_closed_to_them(tmp_path):
-    migrate(database_url(tmp_path))
-    (tmp_path / "aidock.db").chmod(0o644)
-    Database.open(database_url(tmp_path), tmp_path / "data")
-    assert (tmp_path / "aidock.db").stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+async def test_a_value_that_fits_no_column_is_told_from_a_database_that_is_away(database):
+    with pytest.raises(Unstorable):
+        async with database.write() as session:
+            await session.execute(LEDGER.update().values(status=2**63))
+    with pytest.raises(Unstorable):
+        async with database.write() as session:
+            await settings.put(session, "colour", "\ud800")
+
+
+async def test_a_name_that_another_process_has_just_taken_is_a_conflict(database):
+    usual = dict.fromkeys(UsageDay.model_fields, "x") | dict.fromkeys(list(UsageDay.model_fields)[6:], 1)
+
+    async def add() -> None:
+        async with database.write() as session:
+            session.add(UsageDay(**usual))
+
+    await add()
+    with pytest.raises(Conflict, match="Look again"):
+        await add()
+
+
+async def test_a_defect_of_ours_is_not_taken_for_a_database_that_is_away(database):
+    with pytest.raises(Exception, match="syntax error") as caught:
+        async with database.read() as session:
+            await session.execute(text("SELEC 1"))
+    assert not isinstance(caught.value, DatabaseUnavailable)
+
+
+async def test_changes_that_contradict_each_other_do_so_however_close_they_come(database, url, tmp_path):
+    """What one change has looked at stands still until it is done, in every process."""
+    other = Database.open(url, tmp_path)
+    await issue_key(database)
+    async with database.read() as session, other.read() as another_session:
+        (key,) = await api_keys.every(session)
+        await api_keys.every(another_session)
+
+    def rotate(session):
+        return issuing.rotate(session, PEPPER, key.public_id)
+
+    def create(session):
+        return departments.create(session, "sales")
+
+    def delete(session):
+        return departments.delete(session, "sales")
+
+    def join(session):
+        return users.create(session, "bob@example.com", "sales")
+
+    async def attempt(on: Database, change) -> None:
+        async with on.write() as session:
+            await change(session)
+            await asyncio.sleep(0.05)
+
+    for one, another in ((rotate, rotate), (create, create), (delete, join)):
+        results = await asyncio.gather(attempt(database, one), attempt(other, another), return_exceptions=True)
+        assert {type(result) for result in results} in ({type(None), Conflict}, {type(None), NotFound}), results
+    await other.close()

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
 import textwrap
 from contextlib import closing
 from pathlib import Path
+from shutil import copytree
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from gateway.core.records import OutcomeRecord
+from gateway.paths import migrations_dir
 from gateway.storage.errors import DatabaseUnavailable, Invalid, MigrationRefused
-from gateway.storage.migrate import migrate, pending
+from gateway.storage.migrate import current, migrate, pending
 from gateway.storage.tables import LEDGER, Base
 
 
@@ -26,14 +32,94 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "aidock.db"
 
 
-def test_the_migrated_schema_is_the_one_the_tables_declare(tmp_path):
-    migrate(url(tmp_path))
-    engine = create_engine(url(tmp_path))
-    with engine.connect() as connection:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request, tmp_path):
+    """A database that nobody has migrated yet."""
+    if request.param == "sqlite":
+        return url(tmp_path)
+    return request.getfixturevalue("postgres").empty_database()
+
+
+async def on(database_url, work):
+    """Do work on a connection of its own, in a transaction."""
+    sqlite = database_url.startswith("sqlite")
+    engine = create_async_engine(database_url.replace("://", "+aiosqlite://" if sqlite else "+asyncpg://", 1))
+    async with engine.begin() as connection:
+        result = await connection.run_sync(work)
+    await engine.dispose()
+    return result
+
+
+def test_the_migrated_schema_is_the_one_the_tables_declare(empty):
+    def compare(connection):
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        differences = compare_metadata(context, Base.metadata)
-    engine.dispose()
-    assert differences == []
+        return compare_metadata(context, Base.metadata)
+
+    migrate(empty)
+    assert asyncio.run(on(empty, compare)) == []
+
+
+OLD_ROW = {
+    "created_at": 1_790_000_000.0,
+    **dict.fromkeys(("user", "department", "key_id", "endpoint", "model_id", "provider", "upstream_model"), "x"),
+    "streamed": True,
+    "status": 200,
+    "outcome": "ok",
+    "prompt_tokens": 3,
+    "cost_microusd": 7,
+    "price_version": "v1",
+    "latency_ms": 5,
+    "attempts": 1,
+}
+
+
+def test_rows_of_the_first_release_are_kept_and_every_call_has_one_end(empty):
+    kinds = [("a", "charge"), ("b", "orphan"), ("b", "charge"), ("c", "refund"), ("c", "orphan"), ("c", "adjust")]
+
+    def fill(connection):
+        for request_id, kind in kinds:
+            values = {"request_id": request_id, "kind": kind, **OLD_ROW}
+            names = ", ".join(f'"{name}"' for name in values)
+            places = ", ".join(f":{name}" for name in values)
+            connection.execute(text(f"INSERT INTO ledger ({names}) VALUES ({places})"), values)
+
+    def look(connection):
+        return connection.execute(select(LEDGER).order_by(*LEDGER.primary_key)).all()
+
+    migrate(empty, "0001")
+    assert current(empty) == "0001"
+    asyncio.run(on(empty, fill))
+    assert [step.partition(":")[0] for step in pending(empty)][:1] == ["0002"]
+    migrate(empty)
+    rows = asyncio.run(on(empty, look))
+    assert [(row.request_id, row.kind, row.number) for row in rows] == [
+        ("a", "charge", 0),
+        ("b", "adjust", 2),
+        ("b", "charge", 0),
+        ("c", "adjust", 1),
+        ("c", "adjust", 2),
+        ("c", "refund", 0),
+    ]
+    new = {"reserved_tokens": 0, "reserved_cost": 0, "decisions": None}
+    for row in rows:
+        assert row._asdict().items() >= (OLD_ROW | new).items()
+
+
+def test_a_schema_can_be_taken_back_by_hand(empty):
+    """For the release before: `downgrade` of the newest migration leaves what that one made."""
+
+    def downgrade(connection):
+        config = Config()
+        config.set_main_option("script_location", str(migrations_dir()))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+
+    migrate(empty)
+    asyncio.run(on(empty, downgrade))
+    assert pending(empty)[0].startswith("0002: ")
+    migrate(empty)
+    assert pending(empty) == []
 
 
 def test_the_ledger_has_the_fields_of_the_record_in_its_order():
@@ -41,6 +127,7 @@ def test_the_ledger_has_the_fields_of_the_record_in_its_order():
 
 
 def test_pending_lists_what_migrate_then_applies_and_touches_nothing(tmp_path):
+    assert current(url(tmp_path)) is None
     waiting = pending(url(tmp_path))
     assert waiting
     assert waiting[0].startswith("0001: ")
@@ -71,6 +158,8 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(tmp_path):
         migrate(url(tmp_path))
     with pytest.raises(MigrationRefused, match="9999"):
         pending(url(tmp_path))
+    with pytest.raises(MigrationRefused, match="8888"):
+        migrate(url(tmp_path), "8888")
 
 
 def test_an_existing_file_is_copied_with_its_rows_before_it_is_upgraded(tmp_path, monkeypatch):
@@ -80,7 +169,7 @@ def test_an_existing_file_is_copied_with_its_rows_before_it_is_upgraded(tmp_path
         connection.execute("INSERT INTO settings VALUES ('colour', 'blue')")
     monkeypatch.setattr("gateway.storage.migrate.migrations_dir", lambda: scripts)
     migrate(url(tmp_path))
-    copy = file(tmp_path).with_name("aidock.db.before-0002")
+    copy = file(tmp_path).with_name("aidock.db.before-9000")
     assert copy.stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT * FROM settings").fetchall() == [("colour", "blue")]
@@ -96,27 +185,27 @@ def test_an_upgrade_that_fails_half_way_leaves_the_old_schema(tmp_path, monkeypa
         migrate(url(tmp_path))
     with closing(sqlite3.connect(file(tmp_path))) as connection:
         assert connection.execute("SELECT count(*) FROM ledger").fetchone() == (0,)
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (newest(),)
+
+
+def newest() -> str:
+    return max(path.name for path in (migrations_dir() / "versions").glob("*.py")).partition("_")[0]
 
 
 def scripts_with_one_more(tmp_path: Path, statement: str) -> Path:
     """The project's migrations and one after them."""
-    from shutil import copytree
-
-    from gateway.paths import migrations_dir
-
     scripts = copytree(migrations_dir(), tmp_path / "scripts")
     text = f"""
         '''one more'''
         import sqlalchemy as sa
         from alembic import op
-        revision = "0002"
-        down_revision = "0001"
+        revision = "9000"
+        down_revision = "{newest()}"
         branch_labels = depends_on = None
         def upgrade() -> None:
             {statement}
     """
-    (scripts / "versions" / "0002_one_more.py").write_text(textwrap.dedent(text))
+    (scripts / "versions" / "9000_one_more.py").write_text(textwrap.dedent(text))
     return scripts
 
 

@@ -11,17 +11,15 @@ from gateway.identity import issuing
 from gateway.identity.keys import new_key
 from gateway.storage import api_keys, departments, quotas, revisions, users
 from gateway.storage.errors import Conflict, Invalid, NotFound
-from tests.support.database import PEPPER, issue_key, ready_database
+from tests.support.database import PEPPER, issue_key
 
 
 @pytest.fixture
-async def session(tmp_path):
-    database = await ready_database(tmp_path)
+async def session(database):
     async with database.write() as session:
         await departments.create(session, "research")
         await users.create(session, "Ada@Example.com", "research")
         yield session
-    await database.close()
 
 
 async def a_key(session, **changes):
@@ -227,8 +225,7 @@ async def test_every_change_that_others_have_cached_is_announced(session):
         assert await revisions.current(session) > before
 
 
-async def test_a_change_that_is_rolled_back_announces_nothing(tmp_path):
-    database = await ready_database(tmp_path)
+async def test_a_change_that_is_rolled_back_announces_nothing(database):
     await issue_key(database)
     async with database.read() as session:
         before = await revisions.current(session)
@@ -243,4 +240,3 @@ async def test_a_change_that_is_rolled_back_announces_nothing(tmp_path):
     async with database.read() as session:
         assert await revisions.current(session) == before
         assert (await departments.find(session, "research")).name == "research"
-    await database.close()

@@ -4,26 +4,31 @@
         answer = await gateway.ask("/v1/chat/completions", chat("Hello"))
         row = await gateway.row(answer.headers["x-request-id"])
 
-What it wrote to its ledger is read from the SQLite file, what it counted from `/metrics`, what it logged from a file.
+What it wrote to its ledger is read from its database, what it counted from `/metrics`, what it logged from a file.
+Gateways that share a PostgreSQL database and Redis counters share a key and a secret too: `key` and `AIDOCK_SECRET`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import itertools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -48,18 +53,28 @@ _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 class Gateway:
     """`key` belongs to the administrator of the first start. `config` is None for the embedded default, else a
-    document that is written to `config_file`."""
+    document that is written to `config_file`. `program` is what runs instead of the gateway, and takes its arguments;
+    `data` is where the gateway keeps its things, below `directory` unless told."""
 
     def __init__(
-        self, directory: Path, config: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        config: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        *,
+        key: str | None = None,
+        data: Path | None = None,
+        program: Sequence[str] = ("-m", "gateway"),
     ) -> None:
         self.directory = directory
-        self.data = directory / "data"
+        self.data = data or directory / "data"
         self.config_file = directory / "aidock.yaml"
         self.port = free_port()
-        self.key = new_key().text.reveal()
+        self.key = key or new_key().text.reveal()
+        self.database_url = ((config or {}).get("storage") or {}).get("database") or f"sqlite:///{self.data}/aidock.db"
         self.exit_code: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._program = program
         self._environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         self._environ |= {"AIDOCK_DATA": str(self.data), "AIDOCK_INIT_API_KEY": self.key}
         self._environ |= {"AIDOCK_SERVER__DRAIN_NOTICE": "0", **(environ or {})}
@@ -89,7 +104,7 @@ class Gateway:
         said = words.stat().st_size if words.exists() else 0
         with log.open("ab") as stdout, words.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", "--port", str(self.port)],
+                [sys.executable, *self._program, "serve", "--port", str(self.port)],
                 cwd=ROOT,
                 env=self._environ,
                 stdout=stdout,
@@ -109,6 +124,10 @@ class Gateway:
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def workers(self) -> list[int]:
+        """The ids of its worker processes; none where it serves alone."""
+        return [pid for pid in _children(self.pid) if b"spawn_main" in _command_line(pid)]
 
     def wait(self, within_s: float = STOP_S) -> int:
         """The exit code, once it has ended."""
@@ -147,6 +166,11 @@ class Gateway:
 
     async def cli(self, *arguments: str, check: bool = True) -> str:
         """Run a command beside it; what it printed on stdout."""
+        code, out, words = await self._run(*arguments)
+        assert not check or code == 0, words
+        return out
+
+    async def _run(self, *arguments: str) -> tuple[int | None, str, str]:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -158,8 +182,15 @@ class Gateway:
             stderr=asyncio.subprocess.PIPE,
         )
         out, words = await process.communicate()
-        assert not check or process.returncode == 0, words.decode()
-        return out.decode()
+        return process.returncode, out.decode(), words.decode()
+
+    async def reconcile(self, *arguments: str, within_s: float = 20.0) -> dict[str, Any]:
+        """What `aidock reconcile` says once calls that are still on their way had time to arrive: that the books
+        agree."""
+        code, out, words = await self._run("reconcile", "--json", "--wait", f"{within_s:g}", *arguments)
+        assert code == 0, f"the books do not agree: {out}{words}"
+        found: dict[str, Any] = json.loads(out)
+        return found
 
     async def issue(
         self,
@@ -195,7 +226,7 @@ class Gateway:
         await until(bound, SEEN_S)
 
     def _database(self) -> Database:
-        return Database.open(f"sqlite:///{self.data / 'aidock.db'}", self.data)
+        return Database.open(self.database_url, self.data)
 
     def _pepper(self) -> Any:
         return load_pepper(self._environ, self.data)
@@ -269,7 +300,11 @@ class Gateway:
         return sums
 
     def _select(self, query: str, *values: object) -> list[dict[str, Any]]:
-        with closing(sqlite3.connect(f"file:{self.data / 'aidock.db'}?mode=ro", uri=True, timeout=10)) as database:
+        if self.database_url.startswith("postgresql"):
+            with concurrent.futures.ThreadPoolExecutor(1) as beside:  # a loop of its own, whoever asks
+                return beside.submit(asyncio.run, _postgres_rows(self.database_url, query, values)).result()
+        path = self.database_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute(query, values)]
 
@@ -298,6 +333,26 @@ class Gateway:
         await until(at_rest)
 
 
+async def _postgres_rows(url: str, query: str, values: Sequence[object]) -> list[dict[str, Any]]:
+    numbers = itertools.count(1)
+    query = re.sub(r"\?", lambda _: f"${next(numbers)}", query)
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        return [dict(row) for row in await connection.fetch(query, *values)]
+    finally:
+        await connection.close()
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _command_line(pid: int) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
 @contextmanager
 def running_gateway(
     directory: Path, config: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
@@ -308,8 +363,22 @@ def running_gateway(
     try:
         yield gateway
     finally:
-        if gateway.exit_code is None:
-            assert gateway.stop() == 0
+        _stop_cleanly(gateway)
+
+
+@contextmanager
+def running_gateways(*gateways: Gateway) -> Iterator[None]:
+    """Several gateways, started one after the other; those that still run at the end are stopped, and end cleanly."""
+    with ExitStack() as stack:
+        for gateway in gateways:
+            gateway.start()
+            stack.callback(_stop_cleanly, gateway)
+        yield
+
+
+def _stop_cleanly(gateway: Gateway) -> None:
+    if gateway.exit_code is None:
+        assert gateway.stop() == 0
 
 
 def chat(text: str = "Hello", model: str = "demo", **members: Any) -> dict[str, Any]:

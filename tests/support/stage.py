@@ -17,8 +17,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from gateway import plugins
+from gateway.admission import Admission
 from gateway.books import Books
 from gateway.client import Client, Message
+from gateway.core.call import Call
 from gateway.core.deployment import Route
 from gateway.core.endpoint import Inference
 from gateway.core.headers import Headers
@@ -27,6 +29,9 @@ from gateway.core.ports import Journal, JournalUnavailable, StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.core.records import IntentRecord, OutcomeRecord
 from gateway.core.upstream import UpstreamFailure, UpstreamRequest
+from gateway.idempotency.memory import MemoryAnswers
+from gateway.idempotency.once import Once
+from gateway.idempotency.seam import AnswerStore
 from gateway.ledger.journal import FileJournal
 from gateway.pipeline import Pipeline
 from gateway.quotas.memory import MemoryStore
@@ -254,18 +259,21 @@ class PlottedStore:
         self._plot = plot
         self._store = store
 
-    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float) -> Granted | Denied:
+    def now(self) -> float:
+        return self._store.now()
+
+    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
         await self._plot.at("reserve")
         if self.away:
             raise StoreUnavailable("away")
-        verdict = await self._store.reserve(rid, claims, lease_s)
+        verdict = await self._store.reserve(rid, claims, lease_s, at)
         await self._plot.at("reserved")
         return verdict
 
-    def settle(self, rid: str, actual: Actual) -> None:
+    def settle(self, rid: str, claims: Sequence[Claim], at: float, actual: Actual) -> None:
         self._plot.note("settle")
         self.settled.append((rid, actual))
-        self._store.settle(rid, actual)
+        self._store.settle(rid, claims, at, actual)
 
     async def peek(self, limits: Sequence[Limit]) -> Sequence[Level]:
         return await self._store.peek(limits)
@@ -275,11 +283,11 @@ class OneCaller:
     """A directory that knows one caller, whatever the key."""
 
     def __init__(self, principal: Principal, limits: LimitSet) -> None:
-        self._principal = principal
+        self.principal = principal
         self._limits = limits
 
     def recall(self, credential: bytes) -> Principal:
-        return self._principal
+        return self.principal
 
     def limits(self, principal: Principal, model_id: str) -> LimitSet:
         return self._limits
@@ -288,6 +296,9 @@ class OneCaller:
 @dataclass(frozen=True)
 class _Server:
     max_inflight: int = 100
+    max_queue: int = 0
+    queue_timeout: float = 5.0
+    idempotency_seconds: int = 86_400
     max_body_bytes: int = 2**20
 
 
@@ -311,6 +322,7 @@ class Stage:
         relay: Callable[..., Relay] = Relay,
         max_inflight: int = 100,
         calls_back: bool = True,
+        answers_kept: AnswerStore | None = None,
     ) -> None:
         self.plot = Plot()
         self.transport = ScriptedTransport(self.plot, answers or (streamed(),))
@@ -326,9 +338,22 @@ class Stage:
         chosen = policies if policies is not None else {"rate_limit": {}, "concurrency": {}, "quota": {}}
         chain = tuple(plugins.policy(name, settings) for name, settings in chosen.items())
         snapshot: Any = _Snapshot({route.name: route}, _Server(max_inflight))
-        world = World(snapshot, chain, carriers)
-        directory: Any = OneCaller(ADA, limits)
-        self.pipeline = Pipeline(directory, self.store, self.relay, self.metrics, lambda: world)
+        self.world = world = World(snapshot, chain, carriers)
+        self.directory = OneCaller(ADA, limits)
+        directory: Any = self.directory
+        self.admission = Admission(self.metrics)
+        once = Once(MemoryAnswers() if answers_kept is None else answers_kept)
+        self.in_shadow: list[Call] = []
+        self.pipeline = Pipeline(
+            directory,
+            self.store,
+            self.relay,
+            self.metrics,
+            lambda: world,
+            self.admission,
+            once,
+            self.in_shadow.append,
+        )
         self._calls_back = calls_back
 
     def peer(self, body: dict[str, Any] | bytes) -> FakePeer:

@@ -33,7 +33,13 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "aidock_build_info": ("gauge", {"version"}),
     # beyond the contract
     "aidock_quota_over_limit": ("counter", {"scope", "metric", "action"}),
+    "aidock_overspend": ("counter", {"metric"}),
     "aidock_quota_allowed_unmetered": ("counter", set()),
+    "aidock_queue_depth": ("gauge", set()),
+    "aidock_shed": ("counter", {"reason"}),
+    "aidock_ledger_orphans": ("counter", set()),
+    "aidock_ledger_quarantined": ("counter", set()),
+    "aidock_journal_damage": ("counter", {"kind"}),
 }
 OK = Labels("chat.completions", "m", "corp", "research", "200", True)
 
@@ -69,12 +75,17 @@ def exercised() -> Metrics:
     metrics.fallbacks.labels("m").inc()
     metrics.rejections.labels("department", "tokens").inc()
     metrics.over_limit.labels("department", "tokens", "warn").inc()
+    metrics.overspend.labels("tokens").inc()
     metrics.disconnects.labels("streaming").inc()
     metrics.deployment_up.labels("m", "corp").set(1)
     metrics.inflight.inc()
     metrics.journal_depth.set(0)
     metrics.unmetered.inc()
+    metrics.shed.labels("timeout").inc()
     metrics.ledger_rows.inc()
+    metrics.ledger_orphans.inc()
+    metrics.ledger_quarantined.inc()
+    metrics.damage.labels("missing").inc()
     metrics.note_levels([Level(a_limit("tokens", 100), 50, None)])
     metrics.publish()
     metrics.show_config(3, "0123456789abcdef")

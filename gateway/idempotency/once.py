@@ -1,0 +1,170 @@
+"""Makes a call once for all requests that carry the same key, and gives the others what the first was given.
+
+What a client was sent is stored before the last byte of it goes out, so a client that has its whole answer never
+finds its key still in use. A process that dies between the two leaves the key to its lease.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Awaitable, Callable
+
+from gateway.client import Client, Message
+from gateway.core.call import Call
+from gateway.core.errors import DO_NOT_RETRY, GatewayError, accounting_unavailable, invalid_request
+from gateway.core.headers import Headers
+from gateway.idempotency.seam import Answer, AnswerStore, Standing, StoreUnavailable
+
+MOST_ANSWER_BYTES = 2**20
+"""A larger answer is not kept."""
+
+_HEADER = b"idempotency-key"
+_KEY = re.compile(rb"[!-~]{1,255}")
+_REPLAYED = (b"idempotent-replayed", b"true")
+_NOT_REPLAYED = (b"content-length", b"x-ratelimit-")
+"""What is measured anew, and what was true at its time only."""
+_PASSING = frozenset({408, 429})
+"""Client errors of an upstream that the same request may not meet again."""
+
+logger = logging.getLogger("aidock.idempotency")
+
+
+def idempotency_key(headers: Headers) -> bytes | None:
+    """The key a request carries, None where it carries none. Raises 400 for one that cannot be used."""
+    found = [value for name, value in headers if name == _HEADER]
+    if not found:
+        return None
+    if _KEY.fullmatch(found[0]) is None or len(found) > 1:
+        raise invalid_request("Idempotency-Key must be one value of 1 to 255 visible ASCII characters.")
+    return found[0]
+
+
+class Once:
+    """The calls that carry a key. One object per process."""
+
+    def __init__(self, store: AnswerStore) -> None:
+        self._store = store
+
+    async def make(
+        self, key: bytes, call: Call, client: Client, keep_s: int, make: Callable[[], Awaitable[None]]
+    ) -> Answer | None:
+        """Make the call and keep its answer, or answer with what is kept, and return that. Raises 409 while it is being
+        made and where its answer was too large to keep, 422 where the key belongs to another body, 503 where the store
+        cannot say."""
+        record = _Record(self._store, _scope(call, key), hashlib.sha256(call.body.raw).hexdigest(), call, keep_s)
+        found = await record.claim()
+        if isinstance(found, Answer):
+            await client.reply(found.status, [*found.headers, _REPLAYED], found.body)
+            return found
+        if found != "granted":
+            raise _refusal(found)
+        record.watch(client)
+        try:
+            await make()
+        finally:
+            await record.close()
+        return None
+
+
+class _Record:
+    """What a client is sent, written down as it goes, until it is clear what to do with it."""
+
+    def __init__(self, store: AnswerStore, scope: str, fingerprint: str, call: Call, keep_s: int) -> None:
+        self._store = store
+        self._scope = scope
+        self._fingerprint = fingerprint
+        self._owner = call.request_id
+        self._keep_s = keep_s
+        self._client: Client | None = None
+        self._status = 0
+        self._headers: Headers = []
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._closed = False
+
+    async def claim(self) -> Answer | Standing:
+        """Ask for the call. Raises 503."""
+        try:
+            return await self._store.claim(self._scope, self._fingerprint, self._owner)
+        except StoreUnavailable as error:
+            raise accounting_unavailable(
+                "The gateway cannot check the Idempotency-Key now, so it does not make the call. Try again shortly."
+            ) from error
+
+    def watch(self, client: Client) -> None:
+        self._client = client
+        client.tee(self._see)
+
+    async def close(self) -> None:
+        """The call is over. One without a whole answer leaves its key free."""
+        if not self._closed:
+            self._closed = True
+            await self._store.free(self._scope, self._owner)
+
+    async def _see(self, message: Message) -> None:
+        if self._closed:
+            return
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._headers = [pair for pair in message["headers"] if not pair[0].startswith(_NOT_REPLAYED)]
+            return
+        self._add(message["body"])
+        if not message["more_body"]:
+            await self._finish()
+
+    def _add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size <= MOST_ANSWER_BYTES:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    async def _finish(self) -> None:
+        """The last piece is about to go out."""
+        broken = self._client is None or self._client.failed
+        if broken or self._status >= 500 or self._status in _PASSING:
+            await self.close()
+            return
+        self._closed = True
+        answer = None
+        if self._size <= MOST_ANSWER_BYTES:
+            answer = Answer(self._status, self._headers, b"".join(self._pieces))
+        try:
+            await self._store.keep(self._scope, self._fingerprint, self._owner, answer, self._keep_s)
+        except StoreUnavailable as error:
+            logger.warning(
+                "An answer could not be kept for its idempotency key, which will be free again soon.",
+                extra={"http.request.id": self._owner, "reason": str(error)},
+            )
+
+
+def _scope(call: Call, key: bytes) -> str:
+    """One name for caller, endpoint and key. None of the first two can hold the separator."""
+    parts = (call.principal.key_id.encode(), call.endpoint.name.encode(), key)
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _refusal(found: Standing) -> GatewayError:
+    if found == "running":
+        return GatewayError(
+            409,
+            "idempotency_key_in_use",
+            "A call with this Idempotency-Key is still running. Ask again when it has ended.",
+            headers={"retry-after": "1"},
+        )
+    if found == "other_body":
+        return GatewayError(
+            422,
+            "idempotency_key_reused",
+            "This Idempotency-Key was used with another request body. A new request needs a new key.",
+            headers=DO_NOT_RETRY,
+        )
+    return GatewayError(
+        409,
+        "idempotency_answer_not_kept",
+        "The call with this Idempotency-Key was made, but its answer was too large to keep, so it cannot be given "
+        "again. To make another call use a new key.",
+        headers=DO_NOT_RETRY,
+    )

@@ -1,0 +1,179 @@
+"""Answers in Redis when a gateway dies, when Redis is away, and when it has lost what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from gateway.idempotency.redis import RedisAnswers
+from gateway.idempotency.seam import OVERHEAD, Answer, StoreUnavailable
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.tcp_proxy import lossy_proxy
+from tests.support.until import until
+
+ANSWER = Answer(200, [(b"content-type", b"application/json")], b"{}")
+BUSY_BOX_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def prefix() -> str:
+    return uuid.uuid4().hex
+
+
+def a_store(url: str, prefix: str, **options: float) -> RedisAnswers:
+    return RedisAnswers(url, prefix=prefix, **{"decision_s": 5.0, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def witness(redis: RedisServer, prefix: str) -> AsyncIterator[RedisAnswers]:
+    """Another process."""
+    store = a_store(redis.url, prefix)
+    yield store
+    await store.close()
+
+
+async def test_the_key_of_a_gateway_that_died_is_free_when_its_lease_lapses(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    dying = a_store(redis.url, prefix, lease_s=0.3, renew_s=0.1)
+    await dying.start()
+    assert await dying.claim("s", "body", "r1") == "granted"
+    await asyncio.sleep(0.6)
+    assert await witness.claim("s", "body", "r2") == "running", "while it lives the lease is renewed"
+    await dying.close()
+    await asyncio.sleep(0.4)
+    assert await witness.claim("s", "body", "r3") == "granted"
+
+
+async def test_an_answer_that_comes_after_its_lease_lapsed_leaves_the_next_claim_alone(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    late = a_store(redis.url, prefix, lease_s=0.05)
+    await late.claim("s", "body", "r1")
+    await asyncio.sleep(0.1)
+    assert await witness.claim("s", "body", "r2") == "granted"
+    await late.keep("s", "body", "r1", ANSWER, 60)
+    await late.free("s", "r1")
+    assert await witness.claim("s", "body", "r3") == "running"
+    await late.close()
+
+
+async def test_a_running_call_that_redis_has_forgotten_is_told_again(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    store = a_store(redis.url, prefix, renew_s=0.05)
+    await store.start()
+    await store.claim("s", "body", "r1")
+    redis.ask("FLUSHALL")
+    redis.ask("SCRIPT FLUSH")
+
+    async def told() -> bool:
+        return await witness.claim("s", "other", "r2") == "other_body" or await freed(witness)
+
+    await until(told)
+    await store.keep("s", "body", "r1", ANSWER, 60)
+    assert await witness.claim("s", "body", "r3") == ANSWER
+    await store.close()
+
+
+async def freed(store: RedisAnswers) -> bool:
+    await store.free("s", "r2")
+    return False
+
+
+async def test_while_redis_stands_still_a_claim_is_decided_in_time_and_frees_itself_later(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    store = RedisAnswers(redis.url, prefix=prefix, renew_s=0.1)
+    await store.start()
+    await store.claim("warm", "body", "r0")
+    redis.pause()
+    try:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await store.claim("s", "body", "r1")
+        assert time.monotonic() - began < 0.3 + BUSY_BOX_S
+    finally:
+        redis.resume()
+
+    async def free() -> bool:
+        return await witness.claim("s", "body", "r2") == "granted"
+
+    await until(free)
+    await store.close()
+
+
+async def test_an_answer_that_was_lost_on_its_way_is_never_taken_for_another(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    async with lossy_proxy(redis.port) as proxy:
+        store = RedisAnswers(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix)
+        for number in range(20):
+            assert await store.claim(f"s{number}", "body", "r1") == "granted"
+            await store.keep(f"s{number}", "body", "r1", Answer(200, [], b"%d" % number), 60)
+        proxy.swallow = 3
+        lost = 0
+        for number in range(20):
+            try:
+                found = await store.claim(f"s{number}", "body", "r2")
+            except StoreUnavailable:
+                lost += 1
+            else:
+                assert found == Answer(200, [], b"%d" % number)
+        assert lost == 3
+        proxy.cut = 1
+        with pytest.raises(StoreUnavailable):
+            await store.claim("s0", "body", "r3")
+        assert await store.claim("s0", "body", "r4") == Answer(200, [], b"0")
+        await store.close()
+        await until(lambda: len(asyncio.all_tasks()) == 1)  # the proxy has noticed
+
+
+async def test_the_oldest_answers_make_room_for_new_ones(redis: RedisServer, prefix: str) -> None:
+    store = a_store(redis.url, prefix, most_bytes=3 * (OVERHEAD + 1000))
+    for scope in "abcd":
+        await store.claim(scope, "body", "r1")
+        await store.keep(scope, "body", "r1", Answer(200, [], b"x" * 1000), 60)
+    assert [await store.claim(scope, "body", "r2") == "granted" for scope in "abcd"] == [True, False, False, False]
+    await store.close()
+
+
+async def test_what_has_lapsed_takes_no_room_and_its_key_may_be_anothers_by_then(
+    redis: RedisServer, prefix: str
+) -> None:
+    store = a_store(redis.url, prefix, most_bytes=2 * (OVERHEAD + 1000))
+    large = Answer(200, [], b"x" * 1000)
+    for scope, seconds in (("a", 1), ("b", 60)):
+        await store.claim(scope, "body", "r1")
+        await store.keep(scope, "body", "r1", large, seconds)
+    await asyncio.sleep(1.1)
+    assert await store.claim("a", "body", "r2") == "granted"
+    await store.claim("c", "body", "r2")
+    await store.keep("c", "body", "r2", large, 60)
+    assert await store.claim("a", "body", "r3") == "running"
+    assert await store.claim("b", "body", "r3") == large
+    assert await store.claim("c", "body", "r3") == large
+    await store.close()
+
+
+async def test_every_key_it_writes_has_the_prefix_and_an_end(redis: RedisServer) -> None:
+    redis.ask("FLUSHALL")
+    store = RedisAnswers(redis.url)
+    await store.claim("running", "body", "r1")
+    await store.claim("kept", "body", "r1")
+    await store.keep("kept", "body", "r1", ANSWER, 60)
+    keys = [word for word in redis.ask("KEYS *").decode().split("\r\n") if "aidock" in word]
+    assert sorted(keys) == ["{aidock}:once.bytes", "{aidock}:once.index", "{aidock}:once:kept", "{aidock}:once:running"]
+    for scope in ("kept", "running"):
+        assert 0 < int(redis.ask(f"PTTL {{aidock}}:once:{scope}")[1:]) <= 60_000
+    await store.close()

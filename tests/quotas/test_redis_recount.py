@@ -1,0 +1,232 @@
+"""What Redis remembers of whose counters it has, and what it may forget. The rest is in tests/contract."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from zoneinfo import ZoneInfo
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.core.limits import NOTHING, Actual, Base, Claim, Granted, Limit
+from gateway.core.ports import StoreUnavailable
+from gateway.quotas import batcher as batching
+from gateway.quotas import redis as redis_store
+from gateway.quotas.batcher import DECISION_S
+from gateway.quotas.redis import RedisStore
+from gateway.quotas.windows import Calendar
+from tests.quotas.caller import INSTALLATION, back, redis_caller
+from tests.support.redis_server import RedisServer, redis_server
+
+UTC = ZoneInfo("UTC")
+LEASE_S = 60.0
+TOKENS = Limit("user", "ada", "tokens", "month", 10**9)
+CALLS = Limit("user", "ada", "parallel", "none", 1000)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RedisServer]:
+    """For tests that leave the server as it was."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def own() -> Iterator[RedisServer]:
+    """For tests that stop or change the server; what it counted outlives a restart."""
+    with redis_server(durable=True) as server:
+        yield server
+
+
+async def test_an_emptied_store_grants_nothing_and_forgets_no_settlement(shared: RedisServer) -> None:
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix) as store, Redis.from_url(shared.url) as other:
+        await store.reserve("runs", [Claim(TOKENS, 10)], LEASE_S)
+        for key in [key async for key in other.scan_iter(match=f"{{{prefix}}}:*")]:
+            await other.delete(key)
+        with pytest.raises(StoreUnavailable, match="rebuilt"):
+            await store.reserve("a", [Claim(TOKENS, 1)], LEASE_S)
+        store.settle("a", NOTHING)
+        assert await store.store.pulse() == "lost"
+        store.settle("runs", Actual(tokens=4))
+        assert await store.used(TOKENS) == [4]
+        assert await store.store.begin_rebuild()
+        assert await store.store.pulse() == "rebuilding"
+        with pytest.raises(StoreUnavailable, match="rebuilt"):
+            await store.reserve("b", [Claim(TOKENS, 1)], LEASE_S)
+        await store.store.cut([TOKENS], 3.0)
+        (count,) = await store.store.audit([TOKENS])
+        assert (count.based, count.settled) == (False, 4)
+        await store.store.rebase([Base(count, 30)], [])
+        assert await store.store.end_rebuild()
+        assert await store.store.pulse() == "open"
+        assert await store.settled(TOKENS) == [30]
+        assert isinstance(await store.reserve("c", [Claim(TOKENS, 1)], LEASE_S), Granted)
+
+
+async def test_one_gateway_of_all_rebuilds(shared: RedisServer) -> None:
+    prefix = uuid.uuid4().hex
+    one, two = (RedisStore(shared.url, Calendar(UTC), prefix=prefix, decision_s=5.0) for _ in range(2))
+    await one.start(INSTALLATION)
+    await two.start(INSTALLATION)
+    async with Redis.from_url(shared.url) as other:
+        assert await one.begin_rebuild()
+        assert not await two.begin_rebuild()
+        assert await one.begin_rebuild(), "to have more time"
+        assert 0 < await other.pttl(f"{{{prefix}}}:marker") <= 10_000
+        await other.delete(f"{{{prefix}}}:marker")  # it took too long
+        assert await two.begin_rebuild()
+        assert not await one.end_rebuild()
+        assert await two.end_rebuild()
+        assert await other.pttl(f"{{{prefix}}}:marker") == -1
+    assert await one.pulse() == await two.pulse() == "open"
+    await one.close()
+    await two.close()
+
+
+async def test_another_installations_store_is_a_lost_one_and_its_late_calls_are_not_ours(shared: RedisServer) -> None:
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix, installation="first") as store:
+        await store.store.cut([TOKENS], 30.0)
+        store.store.settle("a", [Claim(TOKENS, 1)], store.store.now(), Actual(tokens=5))
+        assert list(await store.store.late()) == ["a"]
+    other = RedisStore(shared.url, Calendar(UTC), prefix=prefix, decision_s=5.0)
+    await other.start("first one's name is longer")
+    assert await other.pulse() == "lost"
+    await other.accept()
+    assert await other.pulse() == "lost"
+    assert await other.begin_rebuild()
+    assert list(await other.late()) == []
+    await other.close()
+
+
+async def test_one_gateway_of_all_leads_until_it_is_gone(shared: RedisServer) -> None:
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix) as one, redis_caller(shared.url, prefix) as two:
+        assert await one.store.lead(60)
+        assert not await two.store.lead(60)
+        assert await one.store.lead(0.02)
+        await asyncio.sleep(0.05)
+        assert await two.store.lead(60)
+
+
+async def test_a_base_that_another_gateway_has_overtaken_is_ignored(shared: RedisServer) -> None:
+    """It may have let go of late calls that the slower one does not know to have landed."""
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix) as slow, redis_caller(shared.url, prefix) as quick:
+        await slow.store.cut([TOKENS], 30.0)
+        slow.store.settle("a", [Claim(TOKENS, 1)], slow.store.now(), Actual(tokens=5))
+        assert list(await slow.store.late()) == ["a"]
+        (count,) = await slow.store.audit([TOKENS])
+        assert list(await quick.store.late()) == ["a"]
+        await quick.store.rebase([Base(count, 5)], ["a"])  # its row has landed since
+        await slow.store.rebase([Base(count, 0)], [])
+        assert await slow.settled(TOKENS) == [5]
+        await slow.store.late()
+        await slow.store.rebase([Base(count, 6)], [])
+        assert await slow.settled(TOKENS) == [6]
+
+
+async def test_a_server_that_restarted_is_suspect_to_all_until_one_has_counted(own: RedisServer) -> None:
+    async with redis_caller(own.url, "p") as one, redis_caller(own.url, "p") as two:
+        own.crash()
+        own.start()
+        for store in (one, two):
+            await back(store)
+            assert await store.store.pulse() == "suspect"
+        await one.store.cut([TOKENS], 3.0)
+        await one.store.accept()
+        assert await one.store.pulse() == await two.store.pulse() == "open"
+
+
+async def test_a_server_that_evicts_is_suspect(own: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_store, "LOOK_S", 0.0)
+    async with redis_caller(own.url) as store, Redis.from_url(own.url) as other:
+        assert await store.store.pulse() == "open"
+        memory = int((await other.info("memory"))["used_memory"])
+        await other.config_set("maxmemory-policy", "allkeys-random")
+        await other.config_set("maxmemory", str(memory + 200_000))
+        for i in range(400):
+            await other.set(f"filler {i}", "x" * 1000)
+        await other.config_set("maxmemory", "0")
+        assert await store.store.pulse() in ("suspect", "lost")
+        if await store.store.pulse() == "suspect":
+            await store.store.accept()
+            assert await store.store.pulse() == "open"
+
+
+async def test_settlements_that_had_to_be_dropped_make_the_store_suspect(
+    own: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "BACKLOG", 3)
+    async with redis_caller(own.url, decision_s=DECISION_S) as store:
+        own.pause()
+        for i in range(5):
+            store.store.settle(f"r{i}", [Claim(TOKENS, 1)], store.store.now(), Actual(tokens=1))
+        await asyncio.sleep(0.1)
+        own.resume()
+        await back(store)
+        assert await store.store.pulse() == "suspect"
+        await store.store.cut([TOKENS], 3.0)
+        await store.store.accept()
+        assert await store.store.pulse() == "open"
+        assert await store.settled(TOKENS) == [3]
+
+
+async def test_a_pulse_says_that_the_store_is_away(own: RedisServer) -> None:
+    async with redis_caller(own.url, decision_s=DECISION_S) as store:
+        own.pause()
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.store.pulse()
+        own.resume()
+        await back(store)
+        assert await store.store.pulse() == "open"
+
+
+async def test_a_cut_counts_anew_what_is_reserved(shared: RedisServer) -> None:
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix) as store, Redis.from_url(shared.url) as other:
+        for rid, amount in (("a", 10), ("b", 5)):
+            await store.reserve(rid, [Claim(TOKENS, amount)], LEASE_S)
+        (key,) = [key async for key in other.scan_iter(match=f"{{{prefix}}}:used:*")]
+        await other.delete(key)
+        await store.reserve("c", [Claim(TOKENS, 1)], LEASE_S)
+        assert await store.reserved(TOKENS) == [1]
+        await store.store.cut([TOKENS], 3.0)
+        assert await store.reserved(TOKENS) == [16]
+        for rid in "abc":
+            store.settle(rid, NOTHING)
+        assert await store.reserved(TOKENS) == [0]
+
+
+async def test_a_lease_that_is_lost_is_one_to_hold_again(shared: RedisServer) -> None:
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix) as store, Redis.from_url(shared.url) as other:
+        await store.reserve("a", [Claim(TOKENS, 10)], LEASE_S)
+        await other.delete(f"{{{prefix}}}:leases")
+        assert list(await store.store.renew(["a"], LEASE_S)) == ["a"]
+        await store.store.hold("a", [Claim(TOKENS, 10)], LEASE_S, store.store.now())
+        assert list(await store.store.renew(["a"], LEASE_S)) == []
+        assert await store.reserved(TOKENS) == [10]
+
+
+async def test_late_calls_wait_two_days_for_their_row(shared: RedisServer) -> None:
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix) as store, Redis.from_url(shared.url) as other:
+        await store.store.cut([TOKENS], 30.0)
+        now = store.store.now()
+        for rid in ("old", "new"):
+            store.store.settle(rid, [Claim(TOKENS, 1)], now, Actual(tokens=5))
+        await store.store.pulse()
+        entry = await other.hget(f"{{{prefix}}}:late", "old")
+        assert entry is not None
+        stamp = str(int(now * 1000) // 1000).encode()
+        older = str(int(now) - 2 * 86_400 - 60).encode()
+        await other.hset(f"{{{prefix}}}:late", "old", entry.replace(stamp[:7], older[:7], 1))
+        (count,) = await store.store.audit([TOKENS])
+        await store.store.rebase([Base(count, 100)], [])
+        assert list(await store.store.late()) == ["new"]
+        assert await store.settled(TOKENS) == [105]

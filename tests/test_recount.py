@@ -1,0 +1,322 @@
+"""Counters say what the ledger says: at the start, in the middle of traffic, and after whatever they lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from gateway.core.call import Call
+from gateway.core.limits import Actual, Claim, Granted, Limit
+from gateway.core.ports import RecountableStore, StoreUnavailable
+from gateway.core.records import OutcomeRecord
+from gateway.quotas.memory import MemoryStore
+from gateway.quotas.redis import RedisStore
+from gateway.quotas.windows import Calendar
+from gateway.recount import REVISION, Pace, Recount
+from gateway.storage import ledger, revisions
+from gateway.storage.engine import Database
+from gateway.storage.errors import DatabaseUnavailable
+from tests.ledger.support import outcome
+from tests.support.calls import ADA, a_call, a_limit
+from tests.support.database import ready_database
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.until import until
+
+UTC = ZoneInfo("UTC")
+PACE = Pace(ahead=0.3, clocks_apart=0.1, pulse=0.02, quick=0.05, slow=0.3, fresh=2.0, landing=0.1, gather=0.1)
+TOKENS = a_limit("tokens", 100_000)
+LIMITS = (
+    TOKENS,
+    a_limit("requests", window="day", scope="user", subject=ADA.user),
+    a_limit("cost", 100_000, window="total", scope="global", subject=""),
+    a_limit("tokens", 100_000, window="month", scope="key", subject=ADA.key_id),
+    a_limit("parallel", scope="global", subject=""),
+)
+USED = Actual(1, 46, 56)
+"""What a row of `outcome` amounts to."""
+
+
+class CountingGateway:
+    """The counting half of a gateway: its calls, its recount, and rows that land when told."""
+
+    def __init__(self, database: Database, store: RecountableStore) -> None:
+        self.store = store
+        self.calls: dict[str, Call] = {}
+        self._database = database
+        self._rows: list[OutcomeRecord] = []
+        self.recount = Recount(
+            store,
+            database,
+            UTC,
+            running=lambda: list(self.calls.values()),
+            flush=self.land,
+            alone=isinstance(store, MemoryStore),
+            pace=PACE,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, *limits: Limit) -> None:
+        await self.store.start("here")
+        await self.recount.prepare("file", limits)
+        await self.recount.begin()
+        self._task = asyncio.create_task(self.recount.run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self.store.close()
+
+    async def begin(self, request_id: str, *limits: Limit) -> None:
+        call = a_call(request_id=request_id)
+        call.created_at = self.store.now()
+        call.claims = [Claim(limit, 1 if limit.metric in ("requests", "parallel") else 60) for limit in limits]
+        verdict = await self.store.reserve(request_id, call.claims, 60, call.created_at)
+        assert isinstance(verdict, Granted)
+        call.created_at = verdict.at
+        self.calls[request_id] = call
+
+    def end(self, request_id: str) -> None:
+        """The call settles; its row is under way to the ledger."""
+        call = self.calls.pop(request_id)
+        self.store.settle(request_id, call.claims, call.created_at, USED)
+        self._rows.append(outcome(request_id, created_at=call.created_at, user=ADA.user))
+
+    async def land(self) -> None:
+        rows, self._rows = self._rows, []
+        async with self._database.write() as session:
+            await ledger.insert_rows(session, rows, UTC)
+
+    async def settled(self, limit: Limit) -> int:
+        return next((count.settled for count in await self.store.audit([limit])), 0)
+
+    async def reserved(self, limit: Limit) -> int:
+        return sum([count.reserved for count in await self.store.audit([limit])])
+
+
+class Scene:
+    """A ledger, a counter store of one kind, and any number of gateways on them."""
+
+    def __init__(self, database: Database, redis: RedisServer | None) -> None:
+        self.database = database
+        self.redis = redis
+        self._memory = MemoryStore(Calendar(UTC))
+        self._gateways: list[CountingGateway] = []
+
+    def gateway(self) -> CountingGateway:
+        store: RecountableStore = self._memory if self.redis is None else RedisStore(self.redis.url, Calendar(UTC))
+        made = CountingGateway(self.database, store)
+        self._gateways.append(made)
+        return made
+
+    async def past(self, *request_ids: str, **changes: Any) -> None:
+        """Rows that are in the ledger already."""
+        now = self._memory.now()
+        changes = {"created_at": now, "user": ADA.user, **changes}
+        async with self.database.write() as session:
+            await ledger.insert_rows(session, [outcome(name, **changes) for name in request_ids], UTC)
+
+    async def close(self) -> None:
+        for gateway in self._gateways:
+            await gateway.stop()
+        await self.database.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
+    database = await ready_database(tmp_path)
+    if request.param == "memory":
+        made = Scene(database, None)
+        yield made
+        await made.close()
+        return
+    with redis_server() as server:
+        made = Scene(database, server)
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+async def shared(tmp_path: Path) -> AsyncIterator[Scene]:
+    """A scene on Redis, for what takes several gateways."""
+    database = await ready_database(tmp_path)
+    with redis_server() as server:
+        made = Scene(database, server)
+        yield made
+        await made.close()
+
+
+async def becomes(read: Callable[[], Any], wanted: int) -> None:
+    async def is_so() -> bool:
+        return bool(await read() == wanted)
+
+    await until(is_so)
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: f"{limit.metric} of {limit.scope}")
+async def test_a_limit_knows_what_came_before_it(scene: Scene, limit: Limit) -> None:
+    await scene.past("r1", "r2")
+    gateway = scene.gateway()
+    await gateway.start(limit)
+    assert await gateway.settled(limit) == 2 * USED.of(limit.metric)
+
+
+async def test_what_runs_when_a_limit_is_set_is_counted_when_it_ends(scene: Scene) -> None:
+    gateway = scene.gateway()
+    await gateway.start()
+    await gateway.begin("before")
+    await gateway.recount.prepare("console", [TOKENS])
+    await gateway.begin("after", TOKENS)
+    gateway.end("before")
+    gateway.end("after")
+    await gateway.land()
+    await becomes(lambda: gateway.settled(TOKENS), 2 * USED.tokens)
+    assert await gateway.reserved(TOKENS) == 0
+
+
+async def test_a_call_that_ends_around_the_line_counts_at_once_and_only_once(scene: Scene) -> None:
+    await scene.past("r1")
+    gateway = scene.gateway()
+    await gateway.start(TOKENS)
+    for number in range(12):
+        await gateway.begin(f"c{number}", TOKENS)
+        if number == 3:
+            gateway.recount.doubt()
+        gateway.end(f"c{number}")
+        level = (await gateway.store.peek([TOKENS]))[0].used
+        assert level == (number + 2) * USED.tokens
+        if number % 2:
+            await gateway.land()
+        await asyncio.sleep(0.06)
+    await gateway.land()
+    await asyncio.sleep(2 * PACE.slow)
+    assert await gateway.settled(TOKENS) == 13 * USED.tokens
+
+
+async def test_a_limit_of_both_origins_is_counted_once(scene: Scene) -> None:
+    await scene.past("r1")
+    gateway = scene.gateway()
+    await gateway.start(TOKENS)
+    await gateway.recount.prepare("console", [a_limit("tokens", 7)])
+    assert await gateway.settled(TOKENS) == USED.tokens
+
+
+async def test_a_limit_that_was_taken_away_and_comes_back_is_counted_anew(scene: Scene) -> None:
+    gateway = scene.gateway()
+    await gateway.start(TOKENS)
+    await gateway.recount.prepare("file", [])
+    await scene.past("r1", "r2")
+    await gateway.recount.prepare("file", [TOKENS])
+    await becomes(lambda: gateway.settled(TOKENS), 2 * USED.tokens)
+
+
+async def test_rows_that_land_by_another_way_reach_the_counters_after_a_doubt(scene: Scene) -> None:
+    gateway = scene.gateway()
+    await gateway.start(TOKENS)
+    await scene.past("adopted", kind="orphan", prompt_tokens=7, completion_tokens=None)
+    gateway.recount.doubt()
+    await becomes(lambda: gateway.settled(TOKENS), 7)
+
+
+async def test_a_change_of_the_ledger_beside_the_calls_is_seen(scene: Scene) -> None:
+    gateway = scene.gateway()
+    await gateway.start(TOKENS)
+    await asyncio.sleep(2 * PACE.quick)
+    await scene.past("r1")
+    async with scene.database.write() as session:
+        await revisions.bump(session, REVISION)
+    await becomes(lambda: gateway.settled(TOKENS), USED.tokens)
+
+
+async def test_a_recount_on_demand_returns_when_the_counters_are_right(scene: Scene) -> None:
+    gateway = scene.gateway()
+    await gateway.start(TOKENS)
+    await gateway.begin("runs", TOKENS)
+    await gateway.begin("ended", TOKENS)
+    gateway.end("ended")
+    await scene.past("lost")
+    await gateway.recount.recount()
+    assert await gateway.settled(TOKENS) == 2 * USED.tokens
+    assert await gateway.reserved(TOKENS) == 60
+
+
+async def test_an_emptied_store_grants_nothing_until_it_is_rebuilt_with_what_runs(shared: Scene) -> None:
+    one, two = shared.gateway(), shared.gateway()
+    await one.start(TOKENS)
+    await two.start(TOKENS)
+    for gateway, name in ((one, "a"), (two, "b")):
+        await gateway.begin(f"{name}-runs", TOKENS)
+        await gateway.begin(f"{name}-ended", TOKENS)
+        gateway.end(f"{name}-ended")
+        await gateway.land()
+    assert shared.redis is not None
+    shared.redis.ask("FLUSHALL")
+    with pytest.raises(StoreUnavailable):
+        await one.store.reserve("too early", [Claim(TOKENS, 1)], 60, one.store.now())
+    one.store.settle("too early", (), one.store.now(), Actual())
+    one.end("a-runs")
+    await becomes(lambda: _granted(two), True)
+    assert await one.settled(TOKENS) == 3 * USED.tokens
+    assert await one.reserved(TOKENS) == 60, "what b runs is held again"
+    two.end("b-runs")
+    await one.land()
+    await two.land()
+    await becomes(lambda: one.settled(TOKENS), 4 * USED.tokens)
+    assert await one.reserved(TOKENS) == 0
+
+
+async def _granted(gateway: CountingGateway) -> bool:
+    try:
+        await gateway.store.reserve("probe", [Claim(TOKENS, 0)], 60, gateway.store.now())
+    except StoreUnavailable:
+        return False
+    gateway.store.settle("probe", (), gateway.store.now(), Actual())
+    return True
+
+
+async def test_another_installations_counters_are_not_taken_for_ours(shared: Scene) -> None:
+    one = shared.gateway()
+    await one.start(TOKENS)
+    await one.begin("r1", TOKENS)
+    one.end("r1")
+    await one.stop()
+    two = shared.gateway()
+    await two.store.start("elsewhere")
+    await two.recount.prepare("file", [TOKENS])
+    await two.recount.begin()
+    assert await two.settled(TOKENS) == 0, "its ledger knows of nothing"
+
+
+async def test_a_limit_binds_although_the_database_is_away_when_it_is_known_already(scene: Scene) -> None:
+    gateway = scene.gateway()
+    await gateway.start(TOKENS)
+    await scene.database.close()
+    await gateway.recount.prepare("file", [TOKENS])
+
+
+async def test_a_limit_that_could_not_be_counted_is_not_taken_for_known(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'never-migrated.db'}", tmp_path)
+    gateway = CountingGateway(database, MemoryStore(Calendar(UTC)))
+    await gateway.store.start("here")
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable):
+            await gateway.recount.prepare("file", [TOKENS])
+        assert TOKENS not in gateway.recount.limits
+    await database.close()
+
+
+async def test_what_a_gateway_holds_is_renewed_and_held_again_where_it_was_forgotten(shared: Scene) -> None:
+    gateway = shared.gateway()
+    await gateway.start(TOKENS)
+    await gateway.begin("runs", TOKENS)
+    assert shared.redis is not None
+    await gateway.recount.keep()
+    assert await gateway.reserved(TOKENS) == 60
+    shared.redis.ask("FLUSHALL")
+    await gateway.recount.keep()
+    await becomes(lambda: gateway.reserved(TOKENS), 60)
