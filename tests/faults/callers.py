@@ -21,7 +21,7 @@ from typing import Any
 from tests.support.billing_upstream import Plan
 from tests.support.until import until
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 _REFUSED_PAUSE_S = 0.02
 _nonces = itertools.count(1)
 

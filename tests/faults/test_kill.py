@@ -166,23 +166,6 @@ async def test_the_ledger_of_a_killed_gateway_is_adopted_by_the_one_that_lives(
         await books.agree("kill -9 of one of two", recovery_s=time.monotonic() - began, dead_hold=CLIENTS * KILLS)
 
 
-async def test_two_gateways_of_embedded_counters_never_share_their_data(
-    upstream: BillingUpstream, tmp_path: Path
-) -> None:
-    first, second = fleet(tmp_path, configuration(upstream), one_host=True)
-    with running_gateways(first):
-        who = await caller(first)
-        try:
-            second.start()
-        except AssertionError as refused:
-            assert "in use" in str(refused)  # noqa: PT017  it starts where it should not, and is stopped below
-        else:
-            second.stop()
-            raise AssertionError("two gateways with counters of their own count the same limits")
-        assert (await who.call(first.port, Plan())).whole
-        await Books(upstream, [first], [who]).agree("two owners of one data directory")
-
-
 async def test_a_supervisor_that_is_killed_leaves_no_worker_behind(
     upstream: BillingUpstream, redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -88,28 +88,29 @@ class PostgresServer:
 
     def stop(self) -> None:
         """End it as an administrator would: clients are told, and cut off."""
+        self._shut_down(signal.SIGINT)
+
+    def end(self) -> None:
+        """End it for good. What it has in memory is not written down, but what it has shared there is let go."""
+        self._shut_down(signal.SIGQUIT)
+
+    def _shut_down(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
             return
         for each in _family(process.pid):
             _send(each, signal.SIGCONT)
-        _send(process.pid, signal.SIGINT)
+        _send(process.pid, how)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             self._process = process
-            self.kill()
+            self.crash()
 
     def crash(self) -> None:
         """Kill all of its processes at once."""
-        assert self._process is not None
-        self.kill()
-
-    def kill(self) -> None:
-        """The same, if it runs at all."""
         process, self._process = self._process, None
-        if process is None:
-            return
+        assert process is not None
         for each in _family(process.pid):
             _send(each, signal.SIGKILL)
         process.wait()
@@ -210,7 +211,7 @@ def postgres_server(options: Mapping[str, str] | None = None) -> Iterator[Postgr
         server.start()
         yield server
     finally:
-        server.kill()
+        server.end()
         shutil.rmtree(directory, ignore_errors=True)
 
 
