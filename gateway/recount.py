@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ class Recount:
         self._state: StoreState = "open"
         self._fresh_until = 0.0
         self._next_round = 0.0
+        self._next_look = 0.0
         self._troubled = False
 
     @property
@@ -181,8 +183,9 @@ class Recount:
                 return
             case "suspect":
                 self._doubt = True
-        now = self._store.now()
-        if now >= self._next_round:
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + self._pace.quick
             await self._look_for_changes()
         if self._doubt:
             await self._cut_all()
@@ -210,7 +213,7 @@ class Recount:
         if ahead_s is None:
             ahead_s = 0.0 if self._alone and not self._serving else self._pace.ahead
         await self._store.cut(limits, ahead_s)
-        self._fresh_until = self._store.now() + ahead_s + self._pace.fresh
+        self._fresh_until = time.monotonic() + ahead_s + self._pace.fresh
         self._next_round = 0.0
 
     async def _base(self, limits: Sequence[Limit], *, every: bool = False) -> None:
@@ -222,8 +225,6 @@ class Recount:
             for count in await self._store.audit(limits)
             if count.since > count.starts_at and (every or not count.based or count.since <= due_before)
         ]
-        if not counts:
-            return
         async with self._database.read() as session:
             used = await _used(session, counts, self._zone)
             late = await self._store.late()
