@@ -15,11 +15,13 @@ from gateway.core.ports import StoreUnavailable
 from gateway.local import LocalInUse, LocalServer
 from gateway.pipeline import LEASE_S
 from gateway.quotas.memory import MemoryStore
-from gateway.recount import Recount
+from gateway.recount import REVISION, Recount
 from gateway.services import Services
 from gateway.settings.compile import Snapshot
 from gateway.settings.watch import Watcher
 from gateway.storage import ledger as ledger_table
+from gateway.storage import revisions
+from gateway.storage.errors import DatabaseUnavailable
 from gateway.storage.settings import installation
 
 logger = logging.getLogger("aidock.background")
@@ -60,7 +62,7 @@ class Background:
         services = self._services
         await services.writer.start()
         await services.adopter.adopt()
-        await services.counters.start(await self._installation())
+        await services.counters.start(await self._look_at_the_database())
         await services.answers.start()
         services.directory.before_limits = partial(self._recount.prepare, "console")
         await services.directory.refresh()
@@ -92,13 +94,15 @@ class Background:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await services.answers.close()
-        await services.counters.close()
+        delivered = await services.counters.close()
         await services.adopter.close()
         await services.shadow.close()
         try:
             await asyncio.wait_for(services.writer.flush(), _FLUSH_S)
         except TimeoutError:
             logger.warning("the ledger database is away; the journal keeps its rows for the next start")
+        if not delivered:
+            await self._ask_for_a_recount()
         await services.writer.close()
         await services.journal.close()
         await services.directory.close()
@@ -130,12 +134,25 @@ class Background:
             except (LocalInUse, OSError) as error:
                 logger.warning("commands cannot ask about the counters", extra={"reason": str(error)})
 
+    async def _ask_for_a_recount(self) -> None:
+        """Tell the gateways that go on with these counters that some of our settlements are missing from them."""
+        try:
+            async with self._services.database.write() as session:
+                await revisions.bump(session, REVISION)
+        except DatabaseUnavailable:
+            logger.warning("the counters lack settlements; the next start counts them from the ledger")
+
     async def _publish(self) -> None:
         self._services.publish()
 
-    async def _installation(self) -> str:
-        """The name by which a counter store knows whose counters it has: that of the database."""
+    async def _look_at_the_database(self) -> str:
+        """See that days are those of the time zone; the name by which a counter store knows whose counters it has."""
+        snapshot = self._services.reloader.current
         async with self._services.database.write() as session:
+            if await ledger_table.follow_zone(session, snapshot.zone):
+                logger.warning(
+                    "the daily sums were made anew for another time zone", extra={"zone": str(snapshot.zone)}
+                )
             return await installation(session)
 
     def _reloaded(self, snapshot: Snapshot) -> None:

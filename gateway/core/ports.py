@@ -76,8 +76,9 @@ class CounterStore(Protocol):
         """Connect, load scripts, start what runs in the background. `installation` tells whose counters these are.
         Raises `StoreUnavailable`."""
 
-    async def close(self) -> None:
-        """Deliver what is still to be settled, then let go."""
+    async def close(self) -> bool:
+        """Deliver what is still to be settled, then let go. False where some of it could not be delivered: whoever
+        goes on with this store must count it from the ledger."""
 
 
 StoreState = Literal["open", "lost", "rebuilding", "suspect"]

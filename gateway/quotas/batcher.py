@@ -94,8 +94,9 @@ class Batcher:
         self._closing = False
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    async def close(self, within_s: float) -> None:
-        """Deliver what was posted, then let the connection go. Commands that wait for an answer still get it."""
+    async def close(self, within_s: float) -> bool:
+        """Deliver what was posted, then let the connection go. Commands that wait for an answer still get it. False
+        where something posted was lost and nobody has made up for it."""
         self._closing = True
         self._bell.set()
         if self._task is not None:
@@ -110,12 +111,13 @@ class Batcher:
         if undelivered:
             self.lossy = True
             log.error(
-                "Settlements could not be delivered before the end; the next start counts them from the ledger.",
+                "Settlements could not be delivered before the end; they are counted from the ledger.",
                 extra={"count": len(undelivered)},
             )
         self._queue.clear()
         self._parked.clear()
         await self._link.close()
+        return not self.lossy
 
     async def call(self, command: Command) -> Reply:
         """Send and wait. Raises `StoreUnavailable`; `command.sent` then tells whether it may have been applied."""

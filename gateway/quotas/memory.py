@@ -57,8 +57,9 @@ class MemoryStore:
     async def start(self, installation: str) -> None:
         """There is nothing to connect to, and nobody else whose counters these could be."""
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Everything has been settled when `settle` returned."""
+        return True
 
     async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
         checked_claims(claims)

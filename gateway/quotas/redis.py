@@ -79,8 +79,8 @@ class RedisStore:
         self._evicted = self._link.info.evicted_keys
         self._batcher.start()
 
-    async def close(self) -> None:
-        await self._batcher.close(CLOSE_S)
+    async def close(self) -> bool:
+        return await self._batcher.close(CLOSE_S)
 
     async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
         checked_claims(claims)

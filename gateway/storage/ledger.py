@@ -13,12 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from gateway.core.limits import NOTHING, Actual, Metric, Scope
 from gateway.core.money import MICROS_PER_DOLLAR, Price
 from gateway.core.records import OutcomeRecord
-from gateway.storage import ledger_rows
+from gateway.storage import ledger_rows, settings
 from gateway.storage.days import day_after, day_of, start_of
 from gateway.storage.errors import Invalid
 from gateway.storage.statements import insert_into, insert_many
 from gateway.storage.tables import LEDGER, PRICES_SEEN, TERMINAL, USAGE_DAILY
 
+_ZONE: Final = "timezone"
 MAX_BATCH: Final = 500
 """Rows per statement; more would pass a database's limit on bound values."""
 
@@ -225,6 +226,17 @@ async def receipt(
     for row in rows:
         row["decisions"] = json.loads(row["decisions"] or "[]")
     return rows
+
+
+async def follow_zone(session: AsyncSession, zone: tzinfo) -> bool:
+    """Make the daily sums anew where they were made for another time zone; whether they were."""
+    name = str(zone)
+    before = await settings.claim(session, _ZONE, name)
+    if before == name:
+        return False
+    await rebuild_daily(session, zone)
+    await settings.put(session, _ZONE, name)
+    return True
 
 
 async def rebuild_daily(session: AsyncSession, zone: tzinfo) -> None:

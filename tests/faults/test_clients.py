@@ -7,19 +7,22 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.faults.books import SOAK, Books
 from tests.faults.callers import Caller, Seen
-from tests.faults.fleet import caller, configuration
+from tests.faults.fleet import caller, configuration, fleet
 from tests.support.billing_upstream import SILENT, BillingUpstream, Plan
-from tests.support.gateway import Gateway, running_gateway
+from tests.support.gateway import Gateway, running_gateway, running_gateways
 from tests.support.raw_http import Guarded
+from tests.support.redis_server import RedisServer
 from tests.support.until import until
 
 STREAM = Plan(chunks=40, every=10)
 WRITE_TIMEOUT_S = 1.0
+MOST_BYTES_A_STREAM = 400_000
 LEAVES = ("reset", "farewell")
 
 
@@ -95,19 +98,22 @@ async def test_a_client_that_reads_nothing_is_let_go_and_charged(
 
 
 async def test_many_idle_streams_take_little_and_are_all_charged(
-    gateway: Gateway, shared_upstream: BillingUpstream
+    redis: RedisServer, upstream: BillingUpstream, tmp_path: Path
 ) -> None:
-    count, plan = (2000, Plan(chunks=16, every=5000)) if SOAK else (200, Plan(chunks=4, every=400))
-    who = await caller(gateway)
-    before = resident_bytes(gateway.pid)
-    calls = [asyncio.create_task(who.call(gateway.port, plan)) for _ in range(count)]
-    await until(lambda: shared_upstream.open >= count, 60)
-    each = (resident_bytes(gateway.pid) - before) // count
-    assert (await gateway.ask("/livez")).status_code == 200
-    seen = await asyncio.gather(*calls)
-    assert all(each.whole for each in seen)
-    print(f"{each / 1000:.0f} kB a stream")
-    await Books(shared_upstream, [gateway], [who]).agree(f"{count} idle streams")
+    """A gateway keeps a thousand connections to one upstream; a soak asks two of them for all they have."""
+    each, plan = (1000, Plan(chunks=16, every=5000)) if SOAK else (100, Plan(chunks=4, every=400))
+    gateways = fleet(tmp_path, configuration(upstream, redis=redis.url), one_host=True)
+    with running_gateways(*gateways):
+        who = await caller(gateways[0])
+        before = sum(resident_bytes(gateway.pid) for gateway in gateways)
+        calls = [asyncio.create_task(who.call(gateway.port, plan)) for gateway in gateways for _ in range(each)]
+        await until(lambda: upstream.open >= len(calls), 60)
+        taken = sum(resident_bytes(gateway.pid) for gateway in gateways) - before
+        print(f"{taken / len(calls) / 1000:.0f} kB a stream")
+        assert taken < len(calls) * MOST_BYTES_A_STREAM
+        assert [(await gateway.ask("/livez")).status_code for gateway in gateways] == [200, 200]
+        assert all(seen.whole for seen in await asyncio.gather(*calls))
+        await Books(upstream, gateways, [who]).agree(f"{len(calls)} idle streams")
 
 
 def request_of(who: Caller, plan: Plan, nonce: str) -> bytes:

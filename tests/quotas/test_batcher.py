@@ -168,7 +168,7 @@ async def test_closing_delivers_what_was_posted(link: ScriptedLink) -> None:
     link.plan = [LinkBroken("reset"), TimeoutError()]
     for tag in "abc":
         batcher.post(command(tag))
-    await batcher.close(5)
+    assert await batcher.close(5)
     assert link.sent[-1] == ["a", "b", "c"]
     assert link.closed
     with pytest.raises(StoreUnavailable):
@@ -180,7 +180,7 @@ async def test_closing_does_not_wait_for_ever(link: ScriptedLink, caplog: pytest
     batcher.start()
     link.plan = [TimeoutError() for _ in range(1000)]
     batcher.post(command("a"))
-    await batcher.close(0.1)
+    assert not await batcher.close(0.1)
     assert link.closed
     assert [record.count for record in caplog.records if hasattr(record, "count")] == [1]
     assert batcher.lossy

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo
+
 import pytest
 from sqlalchemy import func, select
 
@@ -44,6 +46,19 @@ async def test_days_are_those_of_the_organisation(database):
         only = await ledger.usage(session, ["day"], "2026-03-29", "2026-03-29")
     assert [line["day"] for line in report] == ["2026-03-28", "2026-03-29"]
     assert only == report[1:]
+
+
+async def test_another_time_zone_makes_the_days_anew_once(database):
+    new_york = ZoneInfo("America/New_York")
+    at = ledger.start_of("2026-03-29", BERLIN) + 1
+    async with database.write() as session:
+        assert not await ledger.follow_zone(session, BERLIN), "an empty ledger has the zone it begins with"
+        await ledger.insert_rows(session, [row("a", created_at=at)], BERLIN)
+    for is_new in (True, False):
+        async with database.write() as session:
+            assert await ledger.follow_zone(session, new_york) is is_new
+    async with database.read() as session:
+        assert [line["day"] for line in await ledger.usage(session, ["day"])] == ["2026-03-28"]
 
 
 def test_a_day_of_summer_time_has_23_hours():
