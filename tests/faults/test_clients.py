@@ -101,12 +101,15 @@ async def test_many_idle_streams_take_little_and_are_all_charged(
     redis: RedisServer, upstream: BillingUpstream, tmp_path: Path
 ) -> None:
     """A gateway keeps a thousand connections to one upstream; a soak asks two of them for all they have."""
-    each, plan = (1000, Plan(chunks=16, every=5000)) if SOAK else (100, Plan(chunks=4, every=400))
-    gateways = fleet(tmp_path, configuration(upstream, redis=redis.url), one_host=True)
+    each, plan = (1000, Plan(chunks=16, every=5000)) if SOAK else (100, Plan(chunks=4, every=500))
+    gateways = fleet(tmp_path, configuration(upstream, redis=redis.url, max_inflight=5000), one_host=True)
     with running_gateways(*gateways):
         who = await caller(gateways[0])
         before = sum(resident_bytes(gateway.pid) for gateway in gateways)
-        calls = [asyncio.create_task(who.call(gateway.port, plan)) for gateway in gateways for _ in range(each)]
+        calls = []
+        for _ in range(each):
+            calls += [asyncio.create_task(who.call(gateway.port, plan)) for gateway in gateways]
+            await asyncio.sleep(0.002)  # they come within seconds, not within one turn of a loop
         await until(lambda: upstream.open >= len(calls), 60)
         taken = sum(resident_bytes(gateway.pid) for gateway in gateways) - before
         print(f"{taken / len(calls) / 1000:.0f} kB a stream")
