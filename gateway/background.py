@@ -11,8 +11,9 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from gateway.core.limits import NOTHING
 from gateway.core.ports import StoreUnavailable
-from gateway.local import LocalInUse, LocalServer
+from gateway.local import LocalServer
 from gateway.pipeline import LEASE_S
 from gateway.quotas.memory import MemoryStore
 from gateway.recount import REVISION, Recount
@@ -61,8 +62,9 @@ class Background:
         """Everything up, in the order of need; the gateway is ready when this returns."""
         services = self._services
         await services.writer.start()
-        await services.adopter.adopt()
         await services.counters.start(await self._look_at_the_database())
+        services.adopter.on_ended = self._let_go
+        await services.adopter.adopt()
         await services.answers.start()
         services.directory.before_limits = partial(self._recount.prepare, "console")
         await services.directory.refresh()
@@ -126,12 +128,18 @@ class Background:
         with contextlib.suppress(StoreUnavailable):  # told and logged by whoever needs an answer; leases last longer
             await self._recount.keep()
 
+    def _let_go(self, request_id: str) -> None:
+        """A dead gateway's call holds nothing any more; what it used is counted from the ledger."""
+        counters = self._services.counters
+        counters.settle(request_id, (), counters.now(), NOTHING)
+
     async def _open_door(self) -> None:
-        """Let commands on this machine ask about counters that only this process has."""
+        """Let commands on this machine ask about counters that only this process has. Raises `LocalInUse` where
+        another gateway counts by itself in this data directory: each would grant the whole limit."""
         if self._door is not None:
             try:
                 await self._door.start()
-            except (LocalInUse, OSError) as error:
+            except OSError as error:
                 logger.warning("commands cannot ask about the counters", extra={"reason": str(error)})
 
     async def _ask_for_a_recount(self) -> None:

@@ -376,11 +376,20 @@ def _take_lock(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise LocalInUse(f"Another gateway counts in memory on the data in {path.parent}.") from error
+        raise LocalInUse(
+            f"Another gateway counts in memory on the data in {path.parent}, and each of the two would grant the whole "
+            "of every limit. Stop it, give this one a data directory of its own (AIDOCK_DATA), or let both count in "
+            "Redis (storage.counters)."
+        ) from error
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def check_free(directory: Path) -> None:
+    """Raises `LocalInUse` where a gateway counts in memory on this data directory."""
+    os.close(_take_lock(directory / LOCK_NAME))
 
 
 async def _nothing() -> None:

@@ -28,10 +28,13 @@ from gateway.storage.engine import Database
 from gateway.telemetry import logs
 from gateway.telemetry.instruments import Count
 from gateway.telemetry.metrics import Metrics
+from gateway.upstream.pool import PoolLimits
 from gateway.upstream.tls import TlsSettings
 from gateway.upstream.transport import HttpTransport
 from gateway.world import build
 
+_BOUNDED_ELSEWHERE = PoolLimits(connections=1_000_000)
+"""A call has one connection at a time, and `max_inflight` bounds the calls, also after a reload has raised it."""
 _NEARLY_FULL = 0.8
 """A journal this full means that the ledger database has been away for long."""
 
@@ -141,7 +144,7 @@ class Services:
                 tls.ca_file or self._environ.get("SSL_CERT_FILE") or None, tls.client_cert, tls.client_key, tls.verify
             )
             try:
-                transport = HttpTransport(tls=settings, environ=self._environ)
+                transport = HttpTransport(tls=settings, environ=self._environ, limits=_BOUNDED_ELSEWHERE)
             except OSError as error:
                 raise ValueError(f"a TLS file of a provider cannot be used: {error}") from error
             self._transports[tls] = transport

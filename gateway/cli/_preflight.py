@@ -9,6 +9,7 @@ from pathlib import Path
 from gateway.cli._origins import counter_of, stated
 from gateway.core.limits import Limit
 from gateway.core.ports import StoreUnavailable
+from gateway.local import LocalInUse, check_free
 from gateway.quotas.connect import counter_store
 from gateway.quotas.link import StoreUnfit
 from gateway.settings.compile import Snapshot
@@ -55,8 +56,13 @@ def refuse_second_origins(document: Document, stored: Iterable[Limit]) -> None:
 
 
 async def check_counters(snapshot: Snapshot) -> None:
-    """Reach the counter store, where there is one to reach. Raises `CannotStart`."""
+    """Reach the counter store, where there is one to reach; see that nobody else counts here, where there is none.
+    Raises `CannotStart`."""
     if snapshot.storage.counters.startswith(MEMORY):
+        try:
+            check_free(Path(snapshot.storage.data))
+        except LocalInUse as error:
+            raise CannotStart(str(error)) from error
         return
     store = counter_store(snapshot.storage.counters, snapshot.zone)
     try:

@@ -37,10 +37,12 @@ class Adopter:
     def __init__(
         self, root: Path, sink: LedgerSink, *, own: Path | None = None, interval: float = 10.0, batch: int = 500
     ) -> None:
-        """`own` is this process's journal, which is left alone. `on_adopted` is called when another's records have
-        gone to the ledger: the counters may never have heard of what they used."""
+        """`own` is this process's journal, which is left alone. `on_ended` is called with the id of each call whose
+        row comes from another's journal, `on_adopted` when all of them have gone to the ledger: the counters may never
+        have heard that they ended, nor of what they used."""
         self.recovered = Recovered()
         self.on_adopted: Callable[[], None] = _nobody
+        self.on_ended: Callable[[str], None] = _nobody_told
         self._root = root
         self._own = own
         self._interval = interval
@@ -116,7 +118,7 @@ class Adopter:
             await asyncio.sleep(0)
         found.missing = found.damaged_bytes = found.unreadable = 0  # up to here the journal's own writer has counted
         for position, rows in self._read(home, acked, end, found, open_intents):
-            await self._delivery.insert(rows)
+            await self._insert(rows)
             with contextlib.suppress(OSError):  # without it, a pass that is cut short is repeated from the start
                 home.write_ack(position)
             await asyncio.sleep(0)
@@ -163,8 +165,14 @@ class Adopter:
         so a call that was charged is not among them."""
         inserted = 0
         for at in range(0, len(intents), self._batch):
-            inserted += await self._delivery.insert([orphan(intent) for intent in intents[at : at + self._batch]])
+            inserted += await self._insert([orphan(intent) for intent in intents[at : at + self._batch]])
         return inserted
+
+    async def _insert(self, rows: list[OutcomeRecord]) -> int:
+        new = await self._delivery.insert(rows)
+        for row in rows:
+            self.on_ended(row.request_id)
+        return new
 
     def _add(self, found: Recovered) -> None:
         total = self.recovered
@@ -173,6 +181,10 @@ class Adopter:
 
 
 def _nobody() -> None:
+    return
+
+
+def _nobody_told(_request_id: str) -> None:
     return
 
 

@@ -190,6 +190,11 @@ class Batcher:
         except (TimeoutError, LinkBroken) as error:
             await self._fall_back(batch, error)
             return
+        except Exception as error:
+            # A defect in the library must cost a try, not every settlement to come.
+            log.exception("The connection to the counter store failed in an unknown way.")
+            await self._fall_back(batch, error)
+            return
         except BaseException:
             self._queue.extendleft(reversed(batch))
             raise

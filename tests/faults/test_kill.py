@@ -185,3 +185,20 @@ async def test_a_supervisor_that_is_killed_leaves_no_worker_behind(
             await until(refused, 40)
             await asyncio.to_thread(gateway.start)
         await Books(upstream, [gateway], [who]).agree("kill -9 of the supervisor", dead_hold=CLIENTS * KILLS)
+
+
+async def test_two_gateways_of_embedded_counters_never_share_their_data(
+    upstream: BillingUpstream, tmp_path: Path
+) -> None:
+    first, second = fleet(tmp_path, configuration(upstream), one_host=True)
+    with running_gateways(first):
+        who = await caller(first)
+        try:
+            second.start()
+        except AssertionError as refused:
+            assert "Another gateway counts in memory" in str(refused)  # noqa: PT017  it starts where it should not, and is stopped below
+        else:
+            second.stop()
+            raise AssertionError("two gateways with counters of their own count the same limits")
+        assert (await who.call(first.port, Plan())).whole
+        await Books(upstream, [first], [who]).agree("two owners of one data directory")

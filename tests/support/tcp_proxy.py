@@ -92,6 +92,8 @@ class FaultProxy:
         self._tasks.add(task)
         try:
             await self._serve((reader, writer))
+        except asyncio.CancelledError:
+            pass  # the proxy closes; 3.11 would log it as an error of the callback that began this task
         finally:
             self._tasks.discard(task)
             await _close(writer)
