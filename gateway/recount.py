@@ -33,6 +33,7 @@ REVISION = "recount"
 """The revision that is raised when ledger rows were changed beside the calls: prices, a restored backup."""
 
 _CHUNK = 200
+_TRIES = 10
 
 _Name = tuple[str, str, str, str]
 
@@ -219,6 +220,14 @@ class Recount:
     async def _base(self, limits: Sequence[Limit], *, every: bool = False) -> None:
         """Set the ledger's part of those counters that it has not been asked about, and of those whose line lies so
         far back that every row from before it should have landed."""
+        for _ in range(_TRIES):
+            if await self._try_base(limits, every=every):
+                return
+        raise StoreUnavailable("other gateways keep setting the counters")
+
+    async def _try_base(self, limits: Sequence[Limit], *, every: bool) -> bool:
+        """False where another gateway, or another task of this one, has done the same meanwhile."""
+        turn = await self._store.turn()
         due_before = self._store.now() - self._pace.landing
         counts = [
             count
@@ -229,7 +238,8 @@ class Recount:
             used = await _used(session, counts, self._zone)
             late = await self._store.late()
             landed = await ledger.landed(session, late) if late else ()
-        await self._store.rebase([Base(count, used[index]) for index, count in enumerate(counts)], list(landed))
+        bases = [Base(count, used[index]) for index, count in enumerate(counts)]
+        return await self._store.rebase(bases, list(landed), turn)
 
     async def _rebuild(self) -> None:
         """Fill an empty store, or wait until another gateway has; either way say what runs here."""

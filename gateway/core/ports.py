@@ -103,9 +103,15 @@ class Recountable(Protocol):
         """The calls that settled although they were created before the line, and whose use stands in the ledger's
         part until a base includes it."""
 
-    async def rebase(self, bases: Sequence[Base], landed: Sequence[str]) -> None:
+    async def turn(self) -> int:
+        """How often the ledger's part has been set. To be asked before the ledger is."""
+
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> bool:
         """Set the ledger's part of counters, at once, to what it says, plus those late calls that are not among
-        `landed`, the ones that the ledger has. A base whose counter has been cut since is ignored."""
+        `landed`, the ones that the ledger has. A base whose counter has been cut since is ignored.
+
+        False, and nothing done, where somebody else has set it since `turn`: of calls that were late then and have
+        landed since, this answer may know nothing."""
 
     async def lead(self, for_s: float) -> bool:
         """Whether this process is the one, of all that share the store, that recounts for the next `for_s`."""

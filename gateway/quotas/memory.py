@@ -49,6 +49,7 @@ class MemoryStore:
         self._reservations = Reservations(monotonic())
         self._highest = 0.0
         self._suspect = False
+        self._turns = 0
         self._next_sweep = 0.0
 
     def now(self) -> float:
@@ -127,13 +128,20 @@ class MemoryStore:
     async def late(self) -> Sequence[str]:
         return list(self._reservations.late)
 
-    async def rebase(self, bases: Sequence[Base], landed: Sequence[str]) -> None:
+    async def turn(self) -> int:
+        return self._turns
+
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> bool:
         sums = []
         for count, used in checked_bases(bases):
             counter = self._known(count.limit, count.starts_at)
             if counter is not None and counter.since == count.since:
                 sums.append((counter, used))
+        if turn != self._turns:
+            return False
+        self._turns += 1
         self._reservations.rebase(sums, landed, self._monotonic())
+        return True
 
     async def lead(self, for_s: float) -> bool:
         return True

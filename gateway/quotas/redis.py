@@ -65,7 +65,6 @@ class RedisStore:
         self._me = uuid.uuid4().hex
         self._installation = ""
         self._evicted = 0
-        self._bases_seen: int | None = None
         self._next_look = 0.0
         self._link = RedisLink(url)
         self._batcher = Batcher(self._link, decision_s)
@@ -171,22 +170,23 @@ class RedisStore:
         return counts
 
     async def late(self) -> Sequence[str]:
-        reply = await self._ask("late", [self._late, self._watch])
-        (self._bases_seen,) = _integers(reply[2:3], 1)
-        return [rid.decode() for rid in reply[3:] if type(rid) is bytes]
+        reply = await self._ask("late", [self._late])
+        return [rid.decode() for rid in reply[2:] if type(rid) is bytes]
 
-    async def rebase(self, bases: Sequence[Base], landed: Sequence[str]) -> None:
-        """Ignored as well is what was asked of the ledger before another gateway's answer was set: what has landed
-        since then may be in neither. `late` says from where on."""
+    async def turn(self) -> int:
+        reply = await self._ask("turn", [self._watch])
+        return _integers(reply[2:], 1)[0]
+
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> bool:
         checked_bases(bases)
-        if self._bases_seen is None:
-            await self.late()
-        while len(landed) > CHUNK:
-            await self._rebase((), landed[:CHUNK])
-            landed = landed[CHUNK:]
-        for chunk in _chunks(bases) or [()]:
-            await self._rebase(chunk, landed)
-            landed = ()
+        steps: list[tuple[Sequence[Base], Sequence[str]]] = [((), chunk) for chunk in _chunks(landed)]
+        steps += [(chunk, ()) for chunk in _chunks(bases)]
+        for some, ids in steps or [((), ())]:
+            reply = await self._rebase(some, ids, turn)
+            if reply[1] != b"rebased":
+                return False
+            (turn,) = _integers(reply[2:], 1)
+        return True
 
     async def lead(self, for_s: float) -> bool:
         reply = await self._ask("lead", [self._lead], self._me, int(for_s * 1000))
@@ -241,15 +241,13 @@ class RedisStore:
         nexts = [self._slots.make(slot.limit, slot.until) for slot in slots if slot.until < soon]
         return [*slots, *nexts]
 
-    async def _rebase(self, bases: Sequence[Base], landed: Sequence[str]) -> None:
+    async def _rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> Reply:
         keys = [self._late, self._watch]
         tail: list[str | int] = []
         for count, used in bases:
             keys.append(self._slots.make(count.limit, count.starts_at).key)
             tail += (round(count.since * 1000), used)
-        reply = await self._ask("rebase", keys, self._bases_seen or 0, len(landed), *landed, *tail)
-        if reply[1] == b"rebased":
-            (self._bases_seen,) = _integers(reply[2:], 1)
+        return await self._ask("rebase", keys, turn, len(landed), *landed, *tail)
 
     async def _mark(self, what: str) -> bool:
         run_id = self._link.info.run_id

@@ -153,7 +153,7 @@ async def memory(database: Database) -> AsyncIterator[tuple[Counters, Alter]]:
 
     async def alter(limit: Limit, by: int) -> None:
         (count,) = await store.audit([limit])
-        await store.rebase([Base(count, count.settled + by)], [])
+        await store.rebase([Base(count, count.settled + by)], [], await store.turn())
 
     yield MemoryCounters(store, await counting_up(store, database)), alter
 

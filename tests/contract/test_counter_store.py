@@ -430,7 +430,7 @@ async def test_a_counter_that_nobody_counted_is_not_based_by_its_cut(store: Call
     for _ in range(2):
         await store.store.cut([tokens], 5.0)
         assert not (await the_count(store, tokens)).based
-    await store.store.rebase([Base(await the_count(store, tokens), 12)], [])
+    await store.store.rebase([Base(await the_count(store, tokens), 12)], [], await store.store.turn())
     count = await the_count(store, tokens)
     assert (count.based, count.settled) == (True, 12)
     await store.store.cut([tokens], 5.0)
@@ -453,10 +453,12 @@ async def test_calls_from_before_the_line_are_kept_by_name_until_they_have_lande
         store.settle(rid, Actual(tokens=actual))
     assert await store.settled(tokens) == [321]
     assert set(await store.store.late()) == {"a", "b", "c"}
-    await store.store.rebase([Base(await the_count(store, tokens), 40 + 1)], ["a"])
+    await store.store.rebase([Base(await the_count(store, tokens), 40 + 1)], ["a"], await store.store.turn())
     assert await store.settled(tokens) == [40 + 321]
     assert set(await store.store.late()) == {"b", "c"}
-    await store.store.rebase([Base(await the_count(store, tokens), 40 + 321)], ["b", "c", "unheard of"])
+    await store.store.rebase(
+        [Base(await the_count(store, tokens), 40 + 321)], ["b", "c", "unheard of"], await store.store.turn()
+    )
     assert await store.settled(tokens) == [40 + 321]
     assert list(await store.store.late()) == []
 
@@ -466,7 +468,7 @@ async def test_a_base_from_before_another_cut_is_ignored(store: Caller) -> None:
     await store.store.cut([tokens, cost], 5.0)
     old, kept = await store.store.audit([tokens, cost])
     await store.store.cut([tokens], 10.0)
-    await store.store.rebase([Base(old, 77), Base(kept, 88)], [])
+    await store.store.rebase([Base(old, 77), Base(kept, 88)], [], await store.store.turn())
     assert await store.settled(tokens, cost) == [0, 88]
 
 
@@ -474,7 +476,7 @@ async def test_what_landed_is_dropped_without_any_base(store: Caller) -> None:
     tokens = limit(1000)
     await store.store.cut([tokens], 30.0)
     store.store.settle("a", [Claim(tokens, 1)], store.store.now(), Actual(tokens=5))
-    await store.store.rebase([], ["a"])
+    await store.store.rebase([], ["a"], await store.store.turn())
     assert list(await store.store.late()) == []
     assert await store.settled(tokens) == [5]
 
@@ -482,10 +484,10 @@ async def test_what_landed_is_dropped_without_any_base(store: Caller) -> None:
 async def test_adjustments_may_take_a_base_below_nothing(store: Caller) -> None:
     cost = limit(1000, "cost")
     await store.store.cut([cost], 5.0)
-    await store.store.rebase([Base(await the_count(store, cost), -7)], [])
+    await store.store.rebase([Base(await the_count(store, cost), -7)], [], await store.store.turn())
     assert await store.settled(cost) == [-7]
     with pytest.raises(ValueError, match="integer"):
-        await store.store.rebase([Base(await the_count(store, cost), MAX_AMOUNT)], [])
+        await store.store.rebase([Base(await the_count(store, cost), MAX_AMOUNT)], [], await store.store.turn())
 
 
 async def test_hundreds_of_limits_are_cut_counted_and_based(store: Caller) -> None:
@@ -496,7 +498,7 @@ async def test_hundreds_of_limits_are_cut_counted_and_based(store: Caller) -> No
     assert len(await store.store.late()) == 1100
     counts = await store.store.audit(limits)
     landed = [f"r{i}" for i in range(0, 1100, 2)]
-    await store.store.rebase([Base(count, i) for i, count in enumerate(counts)], landed)
+    await store.store.rebase([Base(count, i) for i, count in enumerate(counts)], landed, await store.store.turn())
     assert await store.settled(*limits) == [i + i % 2 for i in range(1100)]
     rids = [f"r{i}" for i in range(1100)]
     assert list(await store.store.renew([*rids, "unknown"], LEASE_S)) == ["unknown"]

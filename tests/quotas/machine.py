@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -64,6 +64,16 @@ ANY = st.integers(0, 10_000)
 GATEWAYS = st.integers(0, 1)
 
 
+class Asked(NamedTuple):
+    """What a gateway was told by the ledger and has not set yet: `told` are, by counter, the rows it did not know."""
+
+    turn: int
+    bases: Sequence[Base]
+    landed: Sequence[str]
+    sinces: dict[CounterId, float]
+    told: dict[CounterId, tuple[set[str], set[str]]]
+
+
 class Rules(RuleBasedStateMachine):
     """What may happen; subclasses say what it happens to, and how time passes."""
 
@@ -76,7 +86,7 @@ class Rules(RuleBasedStateMachine):
         super().__init__()
         self.oracle = Oracle(list(LIMITS))
         self.lost = False
-        self.asked: tuple[Sequence[Base], Sequence[str], dict[CounterId, float]] | None = None
+        self.asked: dict[int, Asked] = {}
 
     def run(self, work: Awaitable[T]) -> T:
         raise NotImplementedError
@@ -278,13 +288,15 @@ class Rules(RuleBasedStateMachine):
 
     @rule()
     def recount(self) -> None:
-        self.ask_the_ledger()
-        self.set_bases()
+        self.ask_the_ledger(0)
+        self.set_bases(0)
 
-    @rule()
-    def ask_the_ledger(self) -> None:
-        """What is told is true at this moment; it is set when other things have happened."""
+    @rule(gateway=st.sampled_from((0, 1)))
+    def ask_the_ledger(self, gateway: int) -> None:
+        """What is told is true at this moment; it is set when other things have happened, and ignored when another
+        gateway has set what it was told later."""
         oracle = self.oracle
+        turn = self.run(self.store.turn())
         counts = [count for count in self.run(self.store.audit(oracle.limits)) if count.since > count.starts_at]
         bases, sinces = [], {}
         for count in counts:
@@ -292,27 +304,28 @@ class Rules(RuleBasedStateMachine):
             bases.append(Base(count, oracle.ledger(counter, count.since)))
             sinces[counter] = count.since
         late = self.run(self.store.late())
-        self.asked = bases, [rid for rid in late if oracle.calls[rid].landed], sinces
-        self.told = {counter: self.as_told(counter, since) for counter, since in sinces.items()}
+        told = {counter: self.as_told(counter, since) for counter, since in sinces.items()}
+        self.asked[gateway] = Asked(turn, bases, [rid for rid in late if oracle.calls[rid].landed], sinces, told)
 
     def as_told(self, counter: CounterId, since: float) -> tuple[set[str], set[str]]:
         shadow = replace(self.oracle, missing={}, adopted={}, unsure=set())
         shadow.base(counter, since)
         return shadow.missing[counter], shadow.adopted[counter]
 
-    @precondition(lambda self: self.asked is not None)
-    @rule()
-    def set_bases(self) -> None:
-        assert self.asked is not None
-        bases, landed, sinces = self.asked
-        self.asked = None
+    @precondition(lambda self: self.asked)
+    @rule(gateway=st.sampled_from((0, 1)))
+    def set_bases(self, gateway: int) -> None:
+        if gateway not in self.asked:
+            return
+        turn, bases, landed, sinces, told = self.asked.pop(gateway)
         now = {self.counter_of(count): count.since for count in self.run(self.store.audit(self.oracle.limits))}
-        self.run(self.store.rebase(bases, landed))
+        if not self.run(self.store.rebase(bases, landed, turn)):
+            return
         for counter, since in sinces.items():
             if counter not in now:
                 self.oracle.unsure.add(counter)  # its window has turned; nobody asks any more
             elif now[counter] == since:
-                self.oracle.missing[counter], self.oracle.adopted[counter] = self.told[counter]
+                self.oracle.missing[counter], self.oracle.adopted[counter] = told[counter]
                 self.oracle.unsure.discard(counter)
 
     def counter_of(self, count: Count) -> CounterId:
@@ -321,7 +334,7 @@ class Rules(RuleBasedStateMachine):
     @rule()
     def lose_everything(self) -> None:
         self.empty()
-        self.asked = None
+        self.asked.clear()
         for call in self.oracle.calls.values():
             call.stored, call.late = "", set()
         self.oracle.unsure = {

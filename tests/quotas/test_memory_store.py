@@ -183,7 +183,7 @@ async def test_after_a_step_back_no_row_lies_beyond_the_line() -> None:
     await store.reserve("b", [Claim(MONTHLY, 5)], 60)
     store.settle("b", Actual(tokens=5))
     assert list(await store.store.late()) == ["b"]
-    await store.store.rebase([Base(count, 7)], [])
+    await store.store.rebase([Base(count, 7)], [], await store.store.turn())
     assert await store.settled(MONTHLY) == [12]
 
 
@@ -207,7 +207,7 @@ async def test_a_time_that_has_been_before_is_asked_of_the_ledger() -> None:
     (earlier,) = await store.store.audit([HOURLY])
     assert not earlier.based
     assert earlier.since == earlier.ends_at
-    await store.store.rebase([Base(earlier, 9)], [])
+    await store.store.rebase([Base(earlier, 9)], [], await store.store.turn())
     assert await store.settled(HOURLY) == [9]
 
 

@@ -286,8 +286,8 @@ async def test_a_gateway_does_all_it_has_to_as_that_user(fenced: RedisServer) ->
         store.settle("e", [Claim(TOKENS, 1)], store.now() - 5.0, Actual(tokens=7))
         assert list(await store.late()) == ["e"]
         (count,) = await store.audit([TOKENS])
-        await store.rebase([Base(count, 40)], [])
-        await store.rebase([Base(count, 47)], ["e"])
+        await store.rebase([Base(count, 40)], [], await store.turn())
+        await store.rebase([Base(count, 47)], ["e"], await store.turn())
         assert await caller.settled(TOKENS) == [47]
         await store.accept()
     async with Redis.from_url(as_aidock(fenced)) as client:

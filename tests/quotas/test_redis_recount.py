@@ -59,7 +59,7 @@ async def test_an_emptied_store_grants_nothing_and_forgets_no_settlement(shared:
         await store.store.cut([TOKENS], 3.0)
         (count,) = await store.store.audit([TOKENS])
         assert (count.based, count.settled) == (False, 4)
-        await store.store.rebase([Base(count, 30)], [])
+        await store.store.rebase([Base(count, 30)], [], await store.store.turn())
         assert await store.store.end_rebuild()
         assert await store.store.pulse() == "open"
         assert await store.settled(TOKENS) == [30]
@@ -118,14 +118,13 @@ async def test_a_base_that_another_gateway_has_overtaken_is_ignored(shared: Redi
     async with redis_caller(shared.url, prefix) as slow, redis_caller(shared.url, prefix) as quick:
         await slow.store.cut([TOKENS], 30.0)
         slow.store.settle("a", [Claim(TOKENS, 1)], slow.store.now(), Actual(tokens=5))
-        assert list(await slow.store.late()) == ["a"]
+        turn = await slow.store.turn()
         (count,) = await slow.store.audit([TOKENS])
         assert list(await quick.store.late()) == ["a"]
-        await quick.store.rebase([Base(count, 5)], ["a"])  # its row has landed since
-        await slow.store.rebase([Base(count, 0)], [])
+        await quick.store.rebase([Base(count, 5)], ["a"], await quick.store.turn())  # its row has landed since
+        assert not await slow.store.rebase([Base(count, 0)], [], turn)
         assert await slow.settled(TOKENS) == [5]
-        await slow.store.late()
-        await slow.store.rebase([Base(count, 6)], [])
+        assert await slow.store.rebase([Base(count, 6)], [], await slow.store.turn())
         assert await slow.settled(TOKENS) == [6]
 
 
@@ -227,6 +226,6 @@ async def test_late_calls_wait_two_days_for_their_row(shared: RedisServer) -> No
         older = str(int(now) - 2 * 86_400 - 60).encode()
         await other.hset(f"{{{prefix}}}:late", "old", entry.replace(stamp[:7], older[:7], 1))
         (count,) = await store.store.audit([TOKENS])
-        await store.store.rebase([Base(count, 100)], [])
+        await store.store.rebase([Base(count, 100)], [], await store.store.turn())
         assert list(await store.store.late()) == ["new"]
         assert await store.settled(TOKENS) == [105]

@@ -52,6 +52,7 @@ class PureStore:
     def __init__(self, reservations: Reservations) -> None:
         self.reservations = reservations
         self.time = MONTHS_END
+        self.turns = 0
         self.counters: dict[CounterId, Counter] = {}
 
     def now(self) -> float:
@@ -119,10 +120,17 @@ class PureStore:
     async def late(self) -> Sequence[str]:
         return list(self.reservations.late)
 
-    async def rebase(self, bases: Sequence[Base], landed: Sequence[str]) -> None:
+    async def turn(self) -> int:
+        return self.turns
+
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> bool:
+        if turn != self.turns:
+            return False
+        self.turns += 1
         found = [(self.counter(count.limit, count.starts_at), count.since, used) for count, used in bases]
         sums = [(counter, used) for counter, since, used in found if counter.since == since]
         self.reservations.rebase(sums, landed, self.time)
+        return True
 
 
 def _same(one: Limit, other: Limit) -> bool:
