@@ -515,3 +515,15 @@ async def test_a_store_that_is_open_is_nobodys_to_rebuild(store: Caller) -> None
     assert not await store.store.end_rebuild()
     await store.store.accept()
     assert await store.store.pulse() == "open"
+
+
+async def test_an_answer_of_the_ledger_that_another_has_overtaken_is_ignored(store: Caller) -> None:
+    """The one that was quicker may have let go of late calls whose rows the slower one has not seen."""
+    tokens = limit(1000)
+    await store.store.cut([tokens], 30.0)
+    store.store.settle("a", [Claim(tokens, 1)], store.store.now(), Actual(tokens=5))
+    slow = await store.store.turn()
+    count = await the_count(store, tokens)
+    assert await store.store.rebase([Base(count, 5)], ["a"], await store.store.turn())
+    assert not await store.store.rebase([Base(count, 0)], [], slow)
+    assert await store.settled(tokens) == [5]

@@ -112,22 +112,6 @@ async def test_one_gateway_of_all_leads_until_it_is_gone(shared: RedisServer) ->
         assert await two.store.lead(60)
 
 
-async def test_a_base_that_another_gateway_has_overtaken_is_ignored(shared: RedisServer) -> None:
-    """It may have let go of late calls that the slower one does not know to have landed."""
-    prefix = uuid.uuid4().hex
-    async with redis_caller(shared.url, prefix) as slow, redis_caller(shared.url, prefix) as quick:
-        await slow.store.cut([TOKENS], 30.0)
-        slow.store.settle("a", [Claim(TOKENS, 1)], slow.store.now(), Actual(tokens=5))
-        turn = await slow.store.turn()
-        (count,) = await slow.store.audit([TOKENS])
-        assert list(await quick.store.late()) == ["a"]
-        await quick.store.rebase([Base(count, 5)], ["a"], await quick.store.turn())  # its row has landed since
-        assert not await slow.store.rebase([Base(count, 0)], [], turn)
-        assert await slow.settled(TOKENS) == [5]
-        assert await slow.store.rebase([Base(count, 6)], [], await slow.store.turn())
-        assert await slow.settled(TOKENS) == [6]
-
-
 async def test_a_server_that_restarted_is_suspect_to_all_until_one_has_counted(own: RedisServer) -> None:
     async with redis_caller(own.url, "p") as one, redis_caller(own.url, "p") as two:
         own.crash()
