@@ -49,6 +49,8 @@ class Background:
             flush=services.writer.flush,
             alone=isinstance(services.counters, MemoryStore),
         )
+        self._waiting: Snapshot | None = None
+        self._changed = asyncio.Event()
         self._door: LocalServer | None = None
         if isinstance(services.counters, MemoryStore):
             self._door = LocalServer(
@@ -77,6 +79,7 @@ class Background:
         services.reloader.on_change(self._reloaded)
         self._keep("directory", services.directory.run())
         self._keep("counters", self._recount.run())
+        self._keep("limits", self._enforce_the_newest())
         self._keep("leases", self._every(_RENEW_S, self._renew))
         self._keep("gauges", self._every(_TICK_S, self._publish))
         if self._watcher is not None:
@@ -89,28 +92,43 @@ class Background:
     async def stop(self) -> None:
         """Settle what is left and let go of everything, whatever state it is in."""
         services = self._services
-        if self._door is not None:
-            await self._door.close()
         services.relay.close_books()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await services.answers.close()
-        delivered = await services.counters.close()
-        await services.adopter.close()
-        await services.shadow.close()
-        try:
-            await asyncio.wait_for(services.writer.flush(), _FLUSH_S)
-        except TimeoutError:
-            logger.warning("the ledger database is away; the journal keeps its rows for the next start")
-        if not delivered:
-            await self._ask_for_a_recount()
-        await services.writer.close()
-        await services.journal.close()
-        await services.directory.close()
-        await services.database.close()
+        for end in (
+            services.answers.close,
+            self._close_counters,
+            services.adopter.close,
+            services.shadow.close,
+            self._flush,
+            services.writer.close,
+            services.journal.close,
+            services.directory.close,
+            self._close_door,
+            services.database.close,
+        ):
+            try:
+                await end()
+            except Exception:
+                # What ends badly must not keep the rest from being written down.
+                logger.exception("a part of the gateway did not end well")
         services.close_transports()
         services.log.close()
+
+    async def _close_counters(self) -> None:
+        if not await self._services.counters.close():
+            await self._ask_for_a_recount()
+
+    async def _flush(self) -> None:
+        try:
+            await asyncio.wait_for(self._services.writer.flush(), _FLUSH_S)
+        except TimeoutError:
+            logger.warning("the ledger database is away; the journal keeps its rows for the next start")
+
+    async def _close_door(self) -> None:
+        if self._door is not None:
+            await self._door.close()
 
     def _keep(self, name: str, work: Awaitable[None]) -> None:
         self._tasks.append(asyncio.create_task(_logged(name, work), name=name))
@@ -166,9 +184,25 @@ class Background:
     def _reloaded(self, snapshot: Snapshot) -> None:
         """Serve by a new snapshot at once; enforce its limits when they are counted up."""
         self._services.apply(snapshot)
-        task = asyncio.create_task(_logged("limits", self._enforce(snapshot)), name="limits")
-        self._tasks.append(task)
-        task.add_done_callback(self._tasks.remove)
+        self._waiting = snapshot
+        self._services.limits_in_force = False
+        self._changed.set()
+
+    async def _enforce_the_newest(self) -> None:
+        """Bring limits and prices of the newest snapshot into the books, however long the database is away."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while (snapshot := self._waiting) is not None:
+                try:
+                    await self._enforce(snapshot)
+                except DatabaseUnavailable as error:
+                    logger.warning("new limits wait for the database", extra={"reason": str(error)})
+                    await asyncio.sleep(_TICK_S)
+                    continue
+                if self._waiting is snapshot:
+                    self._waiting = None
+                    self._services.limits_in_force = True
 
     async def _enforce(self, snapshot: Snapshot) -> None:
         await self._recount.prepare("file", snapshot.limits)

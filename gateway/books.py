@@ -104,7 +104,8 @@ class Books:
         try:
             self._journal.intent(intent)
         except JournalUnavailable as error:
-            self._counters.settle(call.request_id, (), call.created_at, NOTHING)
+            if call.claims:
+                self._counters.settle(call.request_id, (), call.created_at, NOTHING)
             raise accounting_unavailable(
                 "The gateway cannot record this call now, so it does not make it. Try again shortly."
             ) from error
@@ -123,8 +124,9 @@ class Books:
         self._journal.outcome(record)
         actual = NOTHING if usage is None else Actual(1, min(usage.total, _MOST), cost)  # as the ledger has it
         call = run.call
-        self._counters.settle(call.request_id, call.claims, call.created_at, actual)
-        self._metrics.note_overspend(call.claims, actual)
+        if call.claims:
+            self._counters.settle(call.request_id, call.claims, call.created_at, actual)
+            self._metrics.note_overspend(call.claims, actual)
         self._count(run, record)
         if self._log is not None:
             self._log.put(record)

@@ -40,7 +40,8 @@ def control_plane(allowed_methods: Callable[[str], list[str]], house: House) -> 
         if allowed:
             message = f"{path} takes {', '.join(allowed)}, not {request.method}."
             return _error(GatewayError(405, "method_not_allowed", message, headers={"allow": ", ".join(allowed)}))
-        hint = "" if path.startswith("/v1/") else " API paths begin with /v1: set the client's base URL to …/v1."
+        known = path.startswith(("/v1/", "/api/"))
+        hint = "" if known else " API paths begin with /v1: set the client's base URL to …/v1."
         return _error(GatewayError(404, "not_found", f"There is nothing at {path[:200]}.{hint}"))
 
     routes = [

@@ -95,8 +95,11 @@ def _decision(told: Row) -> dict[str, Any]:
 
 
 def _overspent(decisions: Sequence[Row], settled: Row) -> dict[str, Any]:
-    """What the call used beyond what it held for the limits that bound it."""
-    held = {decision["metric"]: decision["held"] for decision in decisions}
+    """What the call used beyond the most that it held for a limit that could have refused it."""
+    held: dict[str, Any] = {}
+    for decision in decisions:
+        if decision["action"] == "deny":
+            held[decision["metric"]] = max(decision["held"], held.get(decision["metric"], 0))
     beyond = {"tokens": 0, "cost_usd": 0.0}
     if "tokens" in held:
         beyond["tokens"] = max(0, settled["tokens"] - held["tokens"])

@@ -64,6 +64,7 @@ class Services:
         self.shadow = ShadowLog(self.database, snapshot.zone)
         self.writer = LedgerWriter(self.journal, self.sink)
         self.adopter = Adopter(self.data / "journal", self.sink, own=self.journal.path)
+        self.limits_in_force = True
         self.recount: Recount | None = None
         self.relay = Relay(Books(self.journal, self.counters, self.metrics, self.log), self.metrics)
         self._environ = environ
@@ -96,13 +97,14 @@ class Services:
         A database that is away does not turn calls away: known callers go on, and the journal keeps their records.
         """
         journal_ok = self.journal.healthy and self.journal.fullness < _NEARLY_FULL
+        waiting = "" if self.limits_in_force else "; its new limits wait for the database"
         checks = {
             "gateway": "draining" if self.draining else "ok" if self.started else "starting",
             "journal": "ok" if journal_ok else f"{self.journal.fullness:.0%} full, or its disk fails",
             "directory": "ok" if self.directory.healthy else "degraded: the database does not answer",
             "ledger": "ok" if self.writer.sink_available else "degraded: rows wait in the journal",
             "counters": "ok" if self.recount is None else self.recount.state,
-            "config": self.reloader.last_error or f"ok, version {self.world.snapshot.version}",
+            "config": self.reloader.last_error or f"ok, version {self.world.snapshot.version}{waiting}",
         }
         return self.started and not self.draining and journal_ok, checks
 

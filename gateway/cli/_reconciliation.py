@@ -127,7 +127,6 @@ class Reconciliation:
             windows[count.limit.scope, count.starts_at, count.ends_at].append(count)
         readings = []
         async with self._database.read() as session:
-            await audit.hold_still(session)
             for (scope, starts_at, ends_at), those in windows.items():
                 sums = await ledger.sums(session, scope, starts_at, ends_at, self._zone)
                 for count in those:
@@ -153,7 +152,6 @@ class Reconciliation:
     async def _rows(self) -> list[Check]:
         """The checks of the database, all of one moment of it."""
         async with self._database.read() as session:
-            await audit.hold_still(session)
             totals, days = Check("totals", "totals by every key"), Check("days", "daily sums against rows")
             self._told("totals")
             whole = await audit.row_total(session, self._period, self._zone)

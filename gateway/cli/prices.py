@@ -67,7 +67,7 @@ async def reprice(
     A call is priced by the entry in force when it was made. --apply adds an adjustment to every call that differs and
     lets running gateways count cost anew; doing it again changes nothing.
 
-    \\b
+    \b
     aidock prices reprice --from 2026-11-01 --to 2026-11-30
     aidock prices reprice --from 2026-11-01 --to 2026-11-30 --model gpt-4o-mini --apply
     """

@@ -121,6 +121,9 @@ class RedisAnswers:
             some = running[start : start + _AT_ONCE]
             owners = [word for _, pair in some for word in pair]
             await self._ask(self._renew, [self._key(scope) for scope, _ in some], [self._lease_ms, *owners])
+            for scope, (_, owner) in some:
+                if scope not in self._running:
+                    await self._free_now(scope, owner)  # it ended meanwhile, and may have been claimed anew by this
 
     async def _free_now(self, scope: str, owner: str) -> None:
         await self._ask(self._free, [self._key(scope)], [owner])

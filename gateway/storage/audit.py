@@ -65,12 +65,6 @@ class Priced(NamedTuple):
     price: tuple[int, int, int | None] | None
 
 
-async def hold_still(session: AsyncSession) -> None:
-    """Let everything that the session reads from now on be of one moment. To be called before it reads."""
-    if session.get_bind().dialect.name == "postgresql":
-        await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-
-
 async def days(session: AsyncSession, period: Period, zone: tzinfo) -> list[str]:
     """The days that have rows or sums."""
     daily = select(USAGE_DAILY.c.day).distinct()

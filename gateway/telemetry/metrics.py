@@ -177,17 +177,18 @@ class Metrics:
         self._levels.append(levels)
 
     def note_overspend(self, claims: Sequence[Claim], actual: Actual) -> None:
-        """What a call used beyond what it held for the limits that bound it."""
-        tokens = cost = 0
+        """What a call used beyond the most that it held for a limit that could have refused it."""
+        tokens = cost = None
         for limit, held in claims:
-            if limit.metric == "tokens":
-                tokens = actual.tokens - held
-            elif limit.metric == "cost":
-                cost = actual.cost - held
-        if tokens > 0:
-            self.overspend.labels("tokens").inc(tokens)
-        if cost > 0:
-            self.overspend.labels("cost").inc(cost / MICROS_PER_DOLLAR)
+            if limit.action == "deny":
+                if limit.metric == "tokens":
+                    tokens = held if tokens is None else max(tokens, held)
+                elif limit.metric == "cost":
+                    cost = held if cost is None else max(cost, held)
+        if tokens is not None and tokens < actual.tokens:
+            self.overspend.labels("tokens").inc(actual.tokens - tokens)
+        if cost is not None and cost < actual.cost:
+            self.overspend.labels("cost").inc((actual.cost - cost) / MICROS_PER_DOLLAR)
 
     def publish(self) -> None:
         """Bring up to date what is too dear to do at every call, and leave the state for the other workers."""

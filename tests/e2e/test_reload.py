@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -110,3 +112,29 @@ async def test_a_new_cap_on_calls_at_once_binds_those_that_come_after(gateway: G
     assert refused.headers["retry-after"] == "1"
     assert (await streaming).status_code == 200
     assert (await gateway.ask("/v1/chat/completions", chat(model="a"))).status_code == 200
+
+
+async def test_limits_and_prices_that_change_while_the_database_is_away_are_in_force_when_it_is_back(
+    gateway: Gateway,
+) -> None:
+    await begin_with(gateway, "a")
+    calls = {"scope": "model", "subject": "e", "metric": "requests", "limit": 1, "window": "day"}
+    with closing(sqlite3.connect(gateway.data / "aidock.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        gateway.write_config(config("a", "e", quotas=[calls]))
+        await until(lists(gateway, "a", "e"), TAKEN_UP_S + BUSY_BOX_S)
+
+        async def waits() -> bool:
+            return "limits wait for the database" in (await gateway.ask("/readyz?verbose")).text
+
+        await until(waits)
+        await until(lambda: any("limits wait" in line["message"] for line in gateway.log()))
+        other.execute("ROLLBACK")
+
+    async def in_force() -> bool:
+        return not await waits()
+
+    await until(in_force)
+    statuses = [(await gateway.ask("/v1/chat/completions", chat(model="e"))).status_code for _ in range(2)]
+    assert statuses == [200, 429]
+    await gateway.reconcile()

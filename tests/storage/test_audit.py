@@ -39,7 +39,6 @@ async def change(database: Database, statement: Any) -> None:
 
 async def wrong_days(database: Database, period: Period = EVER) -> list[str]:
     async with database.read() as session:
-        await audit.hold_still(session)
         return [
             day
             for day in await audit.days(session, period, BERLIN)
@@ -192,7 +191,6 @@ async def test_adjustments_are_known_by_call_and_number(database: Database) -> N
 async def test_what_is_read_of_one_moment_does_not_see_the_next(database: Database) -> None:
     await add(database, row("r1"))
     async with database.read() as session:
-        await audit.hold_still(session)
         before = await audit.row_total(session, EVER, BERLIN)
         await add(database, row("r2"))
         assert await audit.row_total(session, EVER, BERLIN) == before
