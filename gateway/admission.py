@@ -111,21 +111,27 @@ class Admission:
     already, and turning away a call that waits for nothing but a place would not free the processor.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, places: int) -> None:
         self._depth = metrics.queue_depth
         self._shed = {reason: metrics.shed.labels(reason) for reason in ("queue_full", "timeout", "displaced")}
         self._running = 0
         self._departures = 0
-        self._places = 0
+        self._places = places
         self._queue = FairQueue()
         self._waiting = self._queue.waiters
         self._pace = _Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def enter(self, places: int) -> bool:
-        """Take a place if one of so many is free and nobody waits for it."""
-        if self._running < places and not self._waiting:
+    def resize(self, places: int) -> None:
+        """Have so many places from now on. Who waits gets the new ones in the same moment; where there are fewer, the
+        calls that run stay, and the next is let in when enough of them have left."""
+        self._places = places
+        self._hand_out()
+
+    def enter(self) -> bool:
+        """Take a place if one is free and nobody waits for it."""
+        if self._running < self._places and not self._waiting:
             self._running += 1
             return True
         return False
@@ -141,13 +147,12 @@ class Admission:
         """Wait for a place. Raises 503 where the queue is full or takes too long, `ClientGone` when the client leaves
         meanwhile."""
         loop = asyncio.get_running_loop()
-        self._places = server.max_inflight
         if not self._queue:
             self._look_at_pace(loop)
         self._make_room(key, server.max_queue, loop)
         waiter = Waiter(key, loop.create_future(), loop.time() + server.queue_timeout)
         self._queue.add(waiter)
-        self._hand_out()  # a reload may have made room
+        self._depth.set(len(self._queue))
         self._set_timer(loop)
         client.on_gone(waiter.leave, before_body=True)
         try:

@@ -48,6 +48,7 @@ class Background:
             running=lambda: services.relay.running,
             flush=services.writer.flush,
             alone=isinstance(services.counters, MemoryStore),
+            remind=services.answers.remind,
         )
         self._waiting: Snapshot | None = None
         self._changed = asyncio.Event()
@@ -196,8 +197,8 @@ class Background:
             while (snapshot := self._waiting) is not None:
                 try:
                     await self._enforce(snapshot)
-                except DatabaseUnavailable as error:
-                    logger.warning("new limits wait for the database", extra={"reason": str(error)})
+                except (DatabaseUnavailable, StoreUnavailable) as error:
+                    logger.warning("new limits wait to be counted up", extra={"reason": str(error)})
                     await asyncio.sleep(_TICK_S)
                     continue
                 if self._waiting is snapshot:

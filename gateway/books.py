@@ -122,7 +122,7 @@ class Books:
         cost = 0 if usage is None else min(price.cost(usage.prompt, usage.completion, usage.cached or 0), _MOST)
         record = _outcome_record(run, outcome, usage, cost, price.version)
         self._journal.outcome(record)
-        actual = NOTHING if usage is None else Actual(1, min(usage.total, _MOST), cost)  # as the ledger has it
+        actual = NOTHING if usage is None else Actual(1, usage.total, cost)  # as the ledger has it
         call = run.call
         if call.claims:
             self._counters.settle(call.request_id, call.claims, call.created_at, actual)
@@ -172,11 +172,31 @@ def _used(run: Run, outcome: Outcome) -> Usage | None:
     failed before it produced anything is charged nothing.
     """
     if run.usage is not None:
-        return run.usage
+        return _countable(run.usage)
     produced = 0 if run.produced is None else run.produced()
     if outcome == "ok" or produced or (outcome == "client_gone" and run.sent):
-        return Usage(likely_prompt(run.call), produced, source="estimated")
+        return _countable(Usage(likely_prompt(run.call), _within_cap(run.call, produced), source="estimated"))
     return None
+
+
+def _within_cap(call: Call, produced: int) -> int:
+    """Estimated completion tokens, but no more than the upstream was allowed to make."""
+    demand = call.demand
+    return produced if demand.output_cap is None else min(produced, demand.output_cap * demand.choices)
+
+
+def _countable(usage: Usage) -> Usage:
+    """The usage as far as counters can count, so that the row says what they were told."""
+    if usage.total <= _MOST:
+        return usage
+    prompt = min(usage.prompt, _MOST)
+    completion = min(usage.completion, _MOST - prompt)
+    return usage._replace(
+        prompt=prompt,
+        completion=completion,
+        cached=None if usage.cached is None else min(usage.cached, prompt),
+        reasoning=None if usage.reasoning is None else min(usage.reasoning, completion),
+    )
 
 
 def _reserved(call: Call) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """How much a call may use, before it is made.
 
-The prompt's bound is its size in bytes: a token stands for at least one byte of the JSON that carries it, and the
-JSON around a message outweighs what a chat template adds. Images, audio and files do not follow that rule; they are
-counted apart, data URLs by a flat bound instead of their length. Beside the bound there is a guess, for whoever would
-rather have what is likely.
+The prompt's bound is the size of the whole body in bytes: a token stands for at least one byte of the JSON that carries
+it, and upstreams read members that the gateway does not know. Images, audio and files do not follow that rule; they are
+counted apart, images and audio by a flat bound instead of their length, files by the larger of the two. Beside the
+bound there is a guess, for whoever would rather have what is likely: it knows the endpoint's own prompt members only.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _BYTES_PER_TOKEN = 4
 _PAYLOADS = ("url", "data", "file_data")
 """Where media parts keep what is not text."""
 
+_MEDIA_URLS = ("data:image/", "data:audio/", "data:video/")
+"""What a URL that holds an image, audio or video starts with; others may hold documents, which are text to a model."""
+
 
 def demand(call: Call) -> Demand:
     """The most the call can use, by what its body says. Raises a 400 for members that make no sense."""
     endpoint, body = call.endpoint, call.body
-    requested: int | None = None
-    for name in endpoint.caps:
-        requested = body.count(name)
-        if requested is not None:
-            break
+    caps = [cap for name in endpoint.caps if (cap := body.count(name)) is not None]
+    requested = max(caps, default=None)  # upstreams disagree on which of several counts
     bound, likely = _prompt(call)
     return Demand(
         prompt_tokens=bound,
@@ -63,16 +63,14 @@ def likely_prompt(call: Call) -> int:
 
 def _prompt(call: Call) -> tuple[int, int]:
     """The prompt's tokens: the most there can be, and a guess that is at least 1."""
-    size = call.body.size
-    bound = 0
-    for name in call.endpoint.prompt:
-        bound += size(name)
-    likely = bound // _BYTES_PER_TOKEN
-    if _carries_media(call.body.raw):
-        media = list(_media_sizes(call.body.value("messages")))
-        text = max(0, bound - sum(media))
-        bound = text + len(media) * _MOST_TOKENS_PER_PART
-        likely = text // _BYTES_PER_TOKEN + len(media) * _LIKELY_TOKENS_PER_PART
+    body = call.body
+    bound, text, parts = len(body.raw), sum(map(body.size, call.endpoint.prompt)), 0
+    if _carries_media(body.raw):
+        for length, most in _media(body.value("messages")):
+            bound += most - length
+            text -= length
+            parts += 1
+    likely = max(0, text) // _BYTES_PER_TOKEN + parts * _LIKELY_TOKENS_PER_PART
     window = _widest_window(call)
     return (bound, max(1, likely)) if window is None else (min(bound, window), max(1, min(likely, window)))
 
@@ -94,23 +92,28 @@ def _carries_media(body: bytes) -> bool:
     return named or b"\\u005" in body or b"\\u006" in body or b"\\u007" in body
 
 
-def _media_sizes(messages: object) -> Iterator[int]:
-    """For every part that is not text, how much of the body its media take."""
+def _media(messages: object) -> Iterator[tuple[int, int]]:
+    """For every part that is not text: how much of the body its payloads take, and the most tokens it can be."""
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
             if isinstance(part, dict) and _is_media(part):
-                yield sum(_payload_sizes(part))
+                payloads = list(_payloads(part))
+                documents = sum(length for length, is_document in payloads if is_document)
+                yield sum(length for length, _ in payloads), max(_MOST_TOKENS_PER_PART, documents)
 
 
 def _is_media(part: dict[str, object]) -> bool:
     return part.get("type") not in ("text", "refusal") and bool(part.keys() - {"type", "text"})
 
 
-def _payload_sizes(part: dict[str, object]) -> Iterator[int]:
-    for value in part.values():
-        if isinstance(value, dict):
-            yield from (len(inner) for name in _PAYLOADS if isinstance(inner := value.get(name), str))
+def _payloads(part: dict[str, object]) -> Iterator[tuple[int, bool]]:
+    """The length of each payload, and whether it may hold text for every byte of it."""
+    for member, value in part.items():
+        payloads = [value.get(name) for name in _PAYLOADS] if isinstance(value, dict) else []
+        for payload in payloads:
+            if isinstance(payload, str):
+                yield len(payload), member != "input_audio" and not payload.startswith(_MEDIA_URLS)
 
 
 def _dearest(call: Call) -> Price:

@@ -253,7 +253,7 @@ class SharedCounters:
         await recount.recount()
 
     async def running(self) -> Sequence[str] | None:
-        return None
+        return await self._store.held()
 
     async def _is_open(self) -> bool:
         """An empty store has no counters. Where gateways run, one of them is about to fill it."""

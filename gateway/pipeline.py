@@ -81,7 +81,7 @@ class Pipeline:
             world = self._world()
             server = world.snapshot.server
             known.principal = await self.identify(client)
-            if not self._admission.enter(server.max_inflight):
+            if not self._admission.enter():
                 await self._admission.wait(known.principal.key_id, client, server)
             try:
                 key = idempotency_key(client.scope["headers"]) if server.idempotency_seconds else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,7 +21,8 @@ from datetime import tzinfo
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.core.call import Call
-from gateway.core.limits import Actual, Base, Count, Limit, Scope
+from gateway.core.limits import NOTHING, Base, Count, Limit, Scope
+from gateway.core.money import MAX_AMOUNT
 from gateway.core.ports import RecountableStore, StoreState, StoreUnavailable
 from gateway.pipeline import LEASE_S
 from gateway.storage import ledger, revisions
@@ -33,6 +35,8 @@ REVISION = "recount"
 """The revision that is raised when ledger rows were changed beside the calls: prices, a restored backup."""
 
 _CHUNK = 200
+_MOST = MAX_AMOUNT - 1
+"""What counters can hold; more was never granted, and must not keep other counters from being set."""
 _TRIES = 10
 
 _Name = tuple[str, str, str, str]
@@ -45,8 +49,8 @@ class Pace:
     `ahead` is how far ahead a line is drawn: by then every gateway counts the limit. `clocks_apart` is more than two
     gateways' clocks can differ. A store is looked at every `pulse`, the ledger asked every `quick` for as long after a
     line as it is `fresh`, and every `slow` afterwards. `landing` is how long a row may take after its call has
-    settled; one that takes longer is counted by a later round. A rebuild waits `gather` for the other gateways to hold
-    again what their running calls had held.
+    settled; one that takes longer is counted by a later round. A store that has forgotten waits `gather` for the other
+    gateways to hold again what their running calls had held, and for their rows to land.
     """
 
     ahead: float = 5.0
@@ -56,13 +60,14 @@ class Pace:
     slow: float = 60.0
     fresh: float = 120.0
     landing: float = 1.0
-    gather: float = 0.6
+    gather: float = 0.8
     flush: float = 2.0
 
 
 class Recount:
     """The recount of one process. `running` are its calls under way; `flush` waits until what it has noted so far is
-    in the ledger. `alone` says that no other process shares the store."""
+    in the ledger. `alone` says that no other process shares the store. `remind` tells whoever else keeps something in
+    it that it has forgotten."""
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class Recount:
         flush: Callable[[], Awaitable[None]],
         alone: bool,
         pace: Pace = Pace(),
+        remind: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._database = database
@@ -82,6 +88,7 @@ class Recount:
         self._flush = flush
         self._alone = alone
         self._pace = pace
+        self._remind = remind
         self._serving = False
         self._known: dict[str, dict[_Name, Limit]] = {}
         self._doubt = False
@@ -106,19 +113,15 @@ class Recount:
 
     async def prepare(self, origin: str, limits: Iterable[Limit]) -> None:
         """Begin to count the limits of an origin that it did not have before; they know then what came before them.
-        One that was taken away and comes back is new: nobody counted meanwhile. Raises `DatabaseUnavailable`."""
+        One that was taken away and comes back is new: nobody counted meanwhile. Raises `DatabaseUnavailable` and
+        `StoreUnavailable`: a limit that cannot be counted up must not bind yet, or it would begin at nothing."""
         wanted = {_name(limit): limit for limit in limits}
         kept = {name: wanted[name] for name in self._known.get(origin, {}) if name in wanted}
         self._known[origin] = kept
         counted = {name for known in self._known.values() for name in known}
         new = [limit for name, limit in wanted.items() if name not in counted]
         if new:
-            try:
-                await self._cut(new)
-                await self._flush_soon()
-                await self._base(new)
-            except StoreUnavailable:
-                self._doubt = True  # they bind all the same, and are counted up when the store is back
+            await self._draw_the_line(new)
         self._known[origin] = wanted
 
     async def begin(self) -> None:
@@ -204,11 +207,26 @@ class Recount:
     async def _round(self) -> None:
         if self._alone or await self._store.lead(2 * self._pace.quick):
             await self._base(self.limits)
+            if time.monotonic() >= self._fresh_until:
+                await self._look_for_losses()
 
     async def _cut_all(self) -> None:
-        await self._cut(self.limits)
+        """For a store that may have forgotten something, in which case it grants nothing until it is accepted: say what
+        runs here, and let the others do so and their last rows land."""
+        if self._state == "suspect":
+            await self._hold_all_again()
+            await self._cut(self.limits)
+            await asyncio.sleep(0 if self._alone else self._pace.gather)
+        await self._draw_the_line(self.limits)
         await self._store.accept()
         self._doubt = False
+
+    async def _draw_the_line(self, limits: Sequence[Limit]) -> None:
+        """What stood before the line stands in for the ledger's part, unless the ledger knows of more: a counter that
+        nobody kept, or a store that forgot, says too little."""
+        await self._cut(limits)
+        await self._flush_soon()
+        await self._base(limits, every=True, raising=True)
 
     async def _cut(self, limits: Sequence[Limit], ahead_s: float | None = None) -> None:
         if ahead_s is None:
@@ -217,15 +235,15 @@ class Recount:
         self._fresh_until = time.monotonic() + ahead_s + self._pace.fresh
         self._next_round = 0.0
 
-    async def _base(self, limits: Sequence[Limit], *, every: bool = False) -> None:
+    async def _base(self, limits: Sequence[Limit], *, every: bool = False, raising: bool = False) -> None:
         """Set the ledger's part of those counters that it has not been asked about, and of those whose line lies so
         far back that every row from before it should have landed."""
         for _ in range(_TRIES):
-            if await self._try_base(limits, every=every):
+            if await self._try_base(limits, every=every, raising=raising):
                 return
         raise StoreUnavailable("other gateways keep setting the counters")
 
-    async def _try_base(self, limits: Sequence[Limit], *, every: bool) -> bool:
+    async def _try_base(self, limits: Sequence[Limit], *, every: bool, raising: bool) -> bool:
         """False where another gateway, or another task of this one, has done the same meanwhile."""
         turn = await self._store.turn()
         due_before = self._store.now() - self._pace.landing
@@ -239,7 +257,22 @@ class Recount:
             late = await self._store.late()
             landed = await ledger.landed(session, late) if late else ()
         bases = [Base(count, used[index]) for index, count in enumerate(counts)]
-        return await self._store.rebase(bases, list(landed), turn)
+        return await self._store.rebase(bases, list(landed), turn, raising=raising)
+
+    async def _look_for_losses(self) -> None:
+        """Every call settles before its row lands, so a counter below the sum of its rows has lost something."""
+        counts = await self._store.audit(self.limits)
+        async with self._database.read() as session:
+            used = await _used(session, [count._replace(since=math.inf) for count in counts], self._zone)
+        now = {count.limit: count for count in await self._store.audit(self.limits)}
+        short = [
+            count.limit
+            for count, sum_of_rows in zip(counts, used, strict=True)
+            if now[count.limit].starts_at == count.starts_at and now[count.limit].settled < sum_of_rows
+        ]
+        if short:
+            logger.warning("Counters have lost something; they are set by the ledger.", extra={"limits": len(short)})
+            await self._draw_the_line(short)
 
     async def _rebuild(self) -> None:
         """Fill an empty store, or wait until another gateway has; either way say what runs here."""
@@ -258,6 +291,8 @@ class Recount:
             logger.warning("The counters are rebuilt.", extra={"limits": len(self.limits)})
 
     async def _hold_all_again(self) -> None:
+        if self._remind is not None:
+            await self._remind()
         for call in self._running():
             if call.claims:
                 await self._hold_again(call)
@@ -281,10 +316,11 @@ async def _used(session: AsyncSession, counts: Sequence[Count], zone: tzinfo) ->
         wanted[count.limit.scope, count.starts_at, count.since].append(index)
     used = [0] * len(counts)
     for (scope, starts_at, since), indexes in wanted.items():
-        by_subject = await ledger.sums(session, scope, starts_at, since, zone)
+        by_subject = await ledger.sums(session, scope, starts_at, None if since == math.inf else since, zone)
         for index in indexes:
             limit = counts[index].limit
-            used[index] = by_subject.get(limit.subject, Actual()).of(limit.metric)
+            sum_of_rows = by_subject.get(limit.subject, NOTHING).of(limit.metric)
+            used[index] = max(-_MOST, min(_MOST, sum_of_rows))
     return used
 
 

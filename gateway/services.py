@@ -55,7 +55,7 @@ class Services:
         self.directory = Directory(self.database, load_pepper(environ, self.data), lambda: self.file_limits)
         self.counters = counter_store(snapshot.storage.counters, snapshot.zone)
         self.answers = answer_store(snapshot.storage.counters)
-        self.admission = Admission(self.metrics)
+        self.admission = Admission(self.metrics, snapshot.server.max_inflight)
         storage = snapshot.storage
         self.journal = open_journal(
             self.data / "journal", max_bytes=storage.journal_bytes, max_open=storage.journal_open
@@ -89,6 +89,7 @@ class Services:
     def apply(self, snapshot: Snapshot) -> None:
         """Serve new calls by a snapshot. Raises `ValueError`, and changes nothing, where it cannot be used."""
         self.world = build(snapshot, {name: self._carrier(upstream) for name, upstream in snapshot.upstreams.items()})
+        self.admission.resize(snapshot.server.max_inflight)
         self.metrics.show_config(snapshot.version, snapshot.hash)
 
     def ready(self) -> tuple[bool, dict[str, str]]:
@@ -97,7 +98,7 @@ class Services:
         A database that is away does not turn calls away: known callers go on, and the journal keeps their records.
         """
         journal_ok = self.journal.healthy and self.journal.fullness < _NEARLY_FULL
-        waiting = "" if self.limits_in_force else "; its new limits wait for the database"
+        waiting = "" if self.limits_in_force else "; its new limits wait to be counted up"
         checks = {
             "gateway": "draining" if self.draining else "ok" if self.started else "starting",
             "journal": "ok" if journal_ok else f"{self.journal.fullness:.0%} full, or its disk fails",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.core.money import MAX_AMOUNT
 from gateway.core.usage import Usage
 
 BYTES_PER_TOKEN = 4
 
 _DEEPEST = 16
+
+_MOST_TOKENS = 2**31 - 1
+"""No call has more; an upstream that reports more is not to be believed."""
 
 
 def read_usage(report: object, *, generates: bool = True) -> Usage | None:
@@ -44,7 +46,7 @@ def count(value: object) -> int | None:
     """A token count, None for anything that cannot be one. Zero is a count."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_AMOUNT:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_TOKENS:
         return None
     return value
 

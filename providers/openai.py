@@ -181,15 +181,19 @@ def _body(call: Call, plan: _Plan) -> bytes:
             changes["stream_options"] = options
     elif "stream_options" in members:
         changes["stream_options"] = None
-    if call.demand.cap_to_write is not None:
-        _write_cap(call, plan, changes)
+    cap = call.demand.cap_to_write
+    if cap is not None:
+        _write_cap(cap, call, plan, changes)
     if plan.system_only and b'"developer"' in body.raw and "messages" in members:
         changes["messages"] = _without_developer(members["messages"])
     for name in plan.drop:
         if name in members or name in changes:
             changes[name] = None
     for old, new in plan.rename:
-        _rename(old, new, body, changes)
+        if _replaces_the_cap(old, new, call):
+            changes[old] = None
+        else:
+            _rename(old, new, body, changes)
     return body.with_members(changes) if changes else body.raw
 
 
@@ -206,16 +210,17 @@ def _with_usage(options: bytes | None) -> Mapping[str, Any] | None:
     return {**members, "include_usage": True}
 
 
-def _write_cap(call: Call, plan: _Plan, changes: dict[str, Any]) -> None:
-    """Tell the upstream the output cap, and tell it once: upstreams disagree on which of two caps counts."""
+def _write_cap(cap: int, call: Call, plan: _Plan, changes: dict[str, Any]) -> None:
+    """Lower every cap of the client's that is above `cap`, or state it where there is none.
+
+    Upstreams disagree on which of two caps counts, so none above it may be left and none below it may be taken away.
+    """
     caps = call.endpoint.caps
     if not caps:
         return
-    used = [name for name in caps if name in call.body]
     own = plan.cap_field if plan.cap_field in caps else caps[0]
-    for name in used:
-        changes[name] = None
-    changes[used[0] if used else own] = call.demand.cap_to_write
+    for name in [name for name in caps if (call.body.count(name) or 0) > cap] or [own]:
+        changes[name] = cap
 
 
 def _without_developer(messages: bytes) -> Any:
@@ -234,6 +239,12 @@ def _as_system(message: bytes) -> Any:
         return message
     members["role"] = "system"
     return members
+
+
+def _replaces_the_cap(old: str, new: str, call: Call) -> bool:
+    """Whether a member that the call's output cap takes no account of would be sent in its place."""
+    caps = call.endpoint.caps
+    return new in caps and old not in caps and old in call.body and call.demand.output_cap is not None
 
 
 def _rename(old: str, new: str, body: Body, changes: dict[str, Any]) -> None:

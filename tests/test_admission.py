@@ -36,7 +36,7 @@ class Gate:
 
     def __init__(self, places: int = 1, queue: int = 100, timeout: float = 30.0) -> None:
         self.metrics = Metrics("test")
-        self.admission = Admission(self.metrics)
+        self.admission = Admission(self.metrics, places)
         self.server = ServerSettings(max_inflight=places, max_queue=queue, queue_timeout=timeout)
         self.served: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -50,7 +50,7 @@ class Gate:
         return task
 
     async def _enter(self, key: str, peer: Peer) -> None:
-        if not self.admission.enter(self.server.max_inflight):
+        if not self.admission.enter():
             await self.admission.wait(key, a_client(peer), self.server)
         self.served.append(key)
 
@@ -101,7 +101,8 @@ async def test_places_are_given_while_there_are_some_and_then_by_departures() ->
     assert gate.served == ["a", "b", "c", "d"]
     assert gate.depth == 0
     await gate.depart(2)
-    assert gate.admission.enter(1), "every place came back"
+    gate.admission.resize(1)
+    assert gate.admission.enter(), "every place came back"
 
 
 async def test_keys_have_their_turns_however_many_callers_one_has() -> None:
@@ -119,7 +120,7 @@ async def test_a_newcomer_does_not_overtake_who_waits() -> None:
     await gate.ask("a")
     await gate.ask("b")
     gate.admission.leave()
-    assert not gate.admission.enter(1), "the place is b's already"
+    assert not gate.admission.enter(), "the place is b's already"
     await asyncio.sleep(0)
     assert gate.served == ["a", "b"]
 
@@ -155,7 +156,7 @@ async def test_without_a_queue_nobody_waits() -> None:
     refused = await told(await gate.ask("b"))
     assert refused.headers["retry-after"] == "1"
     await gate.depart()
-    assert gate.admission.enter(1)
+    assert gate.admission.enter()
 
 
 async def test_who_waits_too_long_is_told_so_and_the_others_wait_on() -> None:
@@ -195,7 +196,7 @@ async def test_a_call_that_is_cancelled_in_the_moment_it_gets_its_place_gives_it
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert gate.admission.enter(1)
+    assert gate.admission.enter()
 
 
 async def test_a_client_that_leaves_in_the_moment_it_gets_its_place_keeps_it_until_its_call_ends() -> None:
@@ -206,20 +207,37 @@ async def test_a_client_that_leaves_in_the_moment_it_gets_its_place_keeps_it_unt
     gate.admission.leave()
     peer.leave()
     await waiting
-    assert not gate.admission.enter(1)
+    assert not gate.admission.enter()
     await gate.depart()
-    assert gate.admission.enter(1)
+    assert gate.admission.enter()
 
 
 async def test_a_reload_that_allows_more_lets_the_waiting_in_first() -> None:
     gate = Gate()
-    for key in ("running", "a", "b"):
+    for key in ("running", "a", "b", "c"):
         await gate.ask(key)
-    gate.server = ServerSettings(max_inflight=3)
-    await gate.ask("c")
+    gate.admission.resize(3)
+    assert not gate.admission.enter(), "the new places are a's and b's already"
+    await asyncio.sleep(0)
     assert gate.served == ["running", "a", "b"]
+    assert gate.depth == 1
     await gate.depart()
     assert gate.served == ["running", "a", "b", "c"]
+    await gate.close()
+
+
+async def test_a_reload_that_allows_fewer_lets_nobody_in_until_enough_have_left() -> None:
+    gate = Gate(places=4)
+    for key in ("1", "2", "3", "4", "a", "b"):
+        await gate.ask(key)
+    gate.admission.resize(2)
+    await gate.depart(2)
+    assert gate.served == ["1", "2", "3", "4"]
+    await gate.depart()
+    assert gate.served == ["1", "2", "3", "4", "a"]
+    await gate.depart()
+    assert gate.served == ["1", "2", "3", "4", "a", "b"]
+    assert not gate.admission.enter()
     await gate.close()
 
 

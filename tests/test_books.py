@@ -1,10 +1,16 @@
 """What a call's record says: who, what, how much, at which price, and how it ended."""
 
 from pathlib import Path
+from typing import Any
 
-from gateway.core.limits import LimitSet
-from tests.support.calls import HELLO, a_limit, a_model, a_route, a_target, priced
-from tests.support.stage import Answer, Stage, whole_answer
+import pytest
+
+from gateway.books import Run
+from gateway.core.limits import Claim, LimitSet
+from gateway.core.money import MAX_AMOUNT
+from gateway.core.usage import Usage
+from tests.support.calls import HELLO, a_call, a_limit, a_model, a_route, a_target, priced
+from tests.support.stage import Answer, Stage, event, whole_answer
 
 STREAM = HELLO | {"stream": True}
 LIMITS = LimitSet(quota=(a_limit("cost", 10**12), a_limit("tokens", 10**9)))
@@ -78,4 +84,58 @@ async def test_closing_twice_writes_once(tmp_path: Path) -> None:
     assert len(stage.journal.outcomes) == 1
     assert len(stage.store.settled) == 1
     assert stage.metric("aidock_requests_total") == 1
+    await stage.close()
+
+
+async def test_usage_that_no_call_can_have_is_estimated_instead(tmp_path: Path) -> None:
+    absurd = {"prompt_tokens": 2**50 - 1, "completion_tokens": 2**50 - 1, "total_tokens": 2**51 - 2}
+    stage = Stage(tmp_path, Answer([whole_answer(absurd)]), route=a_priced_route(), limits=LIMITS)  # type: ignore[arg-type]
+    await stage.play(HELLO)
+    (row,) = stage.journal.outcomes
+    assert (row.usage_source, row.completion_tokens) == ("estimated", 2)
+    assert (row.prompt_tokens or 0) < 100
+    await stage.close()
+
+
+@pytest.mark.parametrize(
+    ("reported", "counted"),
+    [
+        (Usage(MAX_AMOUNT, MAX_AMOUNT, MAX_AMOUNT, MAX_AMOUNT), Usage(MAX_AMOUNT - 1, 0, MAX_AMOUNT - 1, 0)),
+        (Usage(MAX_AMOUNT - 10, 50, 5), Usage(MAX_AMOUNT - 10, 9, 5)),
+        (Usage(MAX_AMOUNT - 10, 9), Usage(MAX_AMOUNT - 10, 9)),
+    ],
+)
+async def test_the_row_says_what_the_counters_were_told_whatever_a_provider_reports(
+    tmp_path: Path, reported: Usage, counted: Usage
+) -> None:
+    stage = Stage(tmp_path, limits=LIMITS)
+    call = a_call(limits=LIMITS)
+    call.claims = [Claim(limit, 1) for limit in LIMITS.quota]
+    stage.books.close(Run(call, a_target(), usage=reported), "ok")
+    (row,) = stage.journal.outcomes
+    ((_, actual),) = stage.store.settled
+    assert (row.prompt_tokens, row.completion_tokens, row.cached_tokens, row.reasoning_tokens) == counted[:4]
+    assert (actual.tokens, actual.cost) == (counted.total, row.cost_microusd)
+    await stage.close()
+
+
+@pytest.mark.parametrize(
+    ("members", "most"),
+    [({"max_tokens": 40}, 40), ({"max_tokens": 40, "n": 3}, 120), ({"max_tokens": 5_000}, 100), ({}, 100)],
+    ids=["client's cap", "for each choice", "model's lower cap", "model's cap"],
+)
+async def test_an_estimate_stays_within_the_cap_that_the_upstream_was_told(
+    tmp_path: Path, members: dict[str, Any], most: int
+) -> None:
+    route: Any = a_priced_route()
+    stage = Stage(
+        tmp_path,
+        Answer([event(" " * 4_000), event("", finish="stop"), b"data: [DONE]\n\n"]),
+        route=route,
+        limits=LIMITS,
+    )
+    await stage.play(STREAM | members)
+    (row,) = stage.journal.outcomes
+    assert (row.usage_source, row.completion_tokens) == ("estimated", most)
+    assert (await stage.used())[("tokens", "month")] == (row.prompt_tokens or 0) + most
     await stage.close()

@@ -58,24 +58,55 @@ def test_tools_and_formats_count_as_prompt() -> None:
     )
 
 
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS, EMBEDDINGS])
+def test_text_in_a_member_that_the_gateway_does_not_know_is_held_too(endpoint: Any) -> None:
+    body = {"model": "m", "messages": [1], "prompt": "hi", "input": "hi", "documents": [{"text": "x" * 200_000}]}
+    call = a_call(body, endpoint=endpoint)
+    assert call.demand.prompt_tokens > 200_000
+    assert likely_prompt(call) < 10, "the guess is by the members that are known to be the prompt"
+
+
+def test_a_member_that_is_sent_twice_is_held_twice() -> None:
+    raw = b'{"model":"m","messages":[{"content":"%s"}],"messages":[{"content":"hi"}]}' % (b"x" * 10_000)
+    assert a_call(raw).demand.prompt_tokens > 10_000
+
+
 @pytest.mark.parametrize(
     "part",
     [
         {"type": "image_url", "image_url": {"url": IMAGE}},
         {"type": "image_url", "image_url": {"url": "https://example.com/small.png"}},
         {"type": "input_audio", "input_audio": {"data": "A" * 300_000, "format": "wav"}},
-        {"type": "file", "file": {"file_data": "A" * 300_000, "filename": "a.pdf"}},
+        {"type": "file", "file": {"file_data": "A" * 30_000, "filename": "a.pdf"}},
         {"type": "file", "file": {"file_id": "file-1"}},
         {"type": "video_url", "video_url": {"url": IMAGE}},
         {"image_url": {"url": IMAGE}},
     ],
-    ids=["image", "linked image", "audio", "file", "known file", "video", "type left out"],
+    ids=["image", "linked image", "audio", "short file", "known file", "video", "type left out"],
 )
 def test_media_count_by_a_flat_bound_and_not_by_their_length(part: dict[str, Any]) -> None:
     bound = a_call(chat([{"type": "text", "text": "What is this?"}, part])).demand.prompt_tokens
     assert 50_000 <= bound < 51_000
     two = a_call(chat([part, part])).demand.prompt_tokens
     assert 100_000 <= two < 101_000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64," + "A" * 300_000, "filename": "a.pdf"}},
+        {"type": "image_url", "image_url": {"url": "data:application/pdf;base64," + "A" * 300_000}},
+        {"type": "document", "document": {"type": "text", "data": "A" * 300_000}},
+        {"type": "file", "file": {"file_data": "\u00e9" * 300_000}},
+    ],
+    ids=["file", "file as an image", "text as data", "not ASCII"],
+)
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_long_file_counts_by_its_length(part: dict[str, Any], ascii_only: bool) -> None:
+    raw = json.dumps(chat([part, {"type": "image_url", "image_url": {"url": IMAGE}}]), ensure_ascii=ascii_only).encode()
+    call = a_call(raw)
+    assert len(raw) - len(IMAGE) + 50_000 <= call.demand.prompt_tokens < len(raw) - len(IMAGE) + 51_000
+    assert likely_prompt(call) <= call.demand.prompt_tokens
 
 
 def test_an_escaped_name_hides_no_image() -> None:
@@ -134,8 +165,26 @@ def test_every_answer_that_is_asked_for_is_counted(endpoint: Any, members: dict[
     assert call.demand.choices == choices
 
 
-def test_the_strongest_cap_of_the_client_counts_for_each_choice() -> None:
-    demand = a_call(chat("hi", max_completion_tokens=10, max_tokens=99, n=3)).demand
+@pytest.mark.parametrize(
+    ("members", "cap"),
+    [
+        ({"max_completion_tokens": 16, "max_tokens": 100_000}, 100_000),
+        ({"max_completion_tokens": 100_000, "max_tokens": 16}, 100_000),
+        ({"max_completion_tokens": None, "max_tokens": 16}, 16),
+        ({"max_completion_tokens": 0, "max_tokens": None}, 0),
+        ({"max_completion_tokens": None}, None),
+    ],
+)
+def test_of_several_caps_the_largest_is_held_since_an_upstream_may_know_only_that_one(
+    members: dict[str, int | None], cap: int | None
+) -> None:
+    demand = a_call(chat("hi", **members)).demand
+    assert (demand.requested_cap, demand.output_cap) == (cap, cap)
+    assert demand.amounts["tokens"] == demand.prompt_tokens + (cap or 0)
+
+
+def test_the_cap_of_the_client_counts_for_each_choice() -> None:
+    demand = a_call(chat("hi", max_completion_tokens=10, n=3)).demand
     assert (demand.requested_cap, demand.output_cap) == (10, 10)
     assert demand.amounts["tokens"] == demand.prompt_tokens + 30
     assert demand.cap_to_write is None, "the upstream has it from the client"

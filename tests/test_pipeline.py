@@ -1,5 +1,6 @@
 """What is refused before an upstream is asked costs nothing, holds nothing and leaves no intent."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ async def test_a_cap_that_nobody_chose_shrinks_to_what_is_left_and_is_told_upstr
     assert peer.status == 200
     (intent,) = stage.journal.intents
     assert intent.reserved_tokens == 400
-    prompt = len(b'[{"role": "user", "content": "Hello"}]')
+    prompt = len(json.dumps(STREAM))
     assert b'_tokens":%d' % (400 - prompt) in stage.transport.requests[0].body
     await stage.close()
 

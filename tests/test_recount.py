@@ -320,3 +320,39 @@ async def test_what_a_gateway_holds_is_renewed_and_held_again_where_it_was_forgo
     shared.redis.ask("FLUSHALL")
     await gateway.recount.keep()
     await becomes(lambda: gateway.reserved(TOKENS), 60)
+
+
+async def test_a_counter_that_was_lost_alone_is_noticed_and_set_right(shared: Scene) -> None:
+    gateway = shared.gateway()
+    await gateway.start(TOKENS)
+    await gateway.begin("r1", TOKENS)
+    gateway.end("r1")
+    await gateway.land()
+    await asyncio.sleep(PACE.fresh + PACE.ahead)
+    assert shared.redis is not None
+    keys = shared.redis.ask("KEYS *:used:*").split()
+    assert shared.redis.ask(f"DEL {next(key.decode() for key in keys if b':used:' in key)}").startswith(b":1")
+    assert await gateway.settled(TOKENS) == 0
+    await becomes(lambda: gateway.settled(TOKENS), USED.tokens)
+
+
+async def test_a_limit_that_cannot_be_counted_up_does_not_bind_yet(shared: Scene) -> None:
+    await shared.past("r1")
+    gateway = shared.gateway()
+    await gateway.start()
+    assert shared.redis is not None
+    shared.redis.pause()
+    with pytest.raises(StoreUnavailable):
+        await gateway.recount.prepare("console", [TOKENS])
+    assert TOKENS not in gateway.recount.limits
+    shared.redis.resume()
+
+    async def counted() -> bool:
+        try:
+            await gateway.recount.prepare("console", [TOKENS])
+        except StoreUnavailable:
+            return False
+        return True
+
+    await until(counted)
+    assert await gateway.settled(TOKENS) == USED.tokens, "it has never been seen with less"

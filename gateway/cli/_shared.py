@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 BAD_CONFIG = 78
 
+_FIRST_YEAR = 1971
+_LAST_YEAR = 9998
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LONGEST_S = 100 * 366 * 86400
 _LAST_MOMENT = 253_402_300_799
@@ -42,6 +45,20 @@ config_option = click.option(
     help="The configuration file, YAML or JSON. [env: AIDOCK_CONFIG]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Day(click.ParamType[str]):
+    """A day of the calendar as `YYYY-MM-DD`, and that is what a command gets. A zone or the day after a period leads
+    nowhere from the ends of what dates and unix times can say, so years close to those are refused."""
+
+    name = "yyyy-mm-dd"
+    _date = click.DateTime(["%Y-%m-%d"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        day = self._date.convert(value, param, ctx)
+        if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+            self.fail(f"the year of '{value}' is not one from {_FIRST_YEAR} to {_LAST_YEAR}.", param, ctx)
+        return day.date().isoformat()
 
 
 def document_of(config: Path | None, flags: Mapping[str, Any] | None = None) -> Document:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli._shared import Day, config_option, database_of, document_of, json_option, note, show
 from gateway.cli._shared import command as run
-from gateway.cli._shared import config_option, database_of, document_of, json_option, note, show
 from gateway.core.money import in_units
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ async def list_(config: Path | None, as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The first day.")
-@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The last day.")
+@click.option("--from", "first", type=Day(), required=True, help="The first day.")
+@click.option("--to", "last", type=Day(), required=True, help="The last day.")
 @click.option("--model", help="Only calls that named this model.")
 @click.option("--apply", "applies", is_flag=True, help="Write the difference to the ledger.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -60,7 +61,7 @@ async def list_(config: Path | None, as_json: bool) -> None:
 @json_option
 @run
 async def reprice(
-    first: date, last: date, model: str | None, applies: bool, yes: bool, config: Path | None, as_json: bool
+    first: str, last: str, model: str | None, applies: bool, yes: bool, config: Path | None, as_json: bool
 ) -> None:
     """Compare what calls were charged with what they would cost by today's prices.
 
@@ -80,11 +81,14 @@ async def reprice(
         raise click.UsageError("--apply changes what was charged; without a terminal to ask on it needs --yes.")
     document = document_of(config)
     snapshot = snapshot_of(document)
-    period = repricing.Period(f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}", snapshot.zone, model)
+    period = repricing.Period(first, last, snapshot.zone, model)
     async with database_of(document) as database:
         differences = await repricing.compare(database, period, snapshot.routes)
-        show([_row(each) for each in differences], _COMPARED, as_json)
+        rows = [_row(each) for each in differences]
+        if not as_json:
+            show(rows, _COMPARED, as_json=False)
         changed = sum(each.changed for each in differences)
+        adjusted = 0
         if applies and changed and (yes or click.confirm(f"Adjust {changed} calls?", err=True)):
             adjusted = await repricing.apply(database, period, snapshot.routes)
             note(f"{adjusted} calls were adjusted.")
@@ -92,6 +96,8 @@ async def reprice(
             note(f"{changed} calls would be adjusted by --apply; nothing was written.")
         else:
             note("Every call was charged what it would cost.")
+    if as_json:
+        click.echo(json.dumps({"adjusted": adjusted, "differences": rows}, indent=2, ensure_ascii=False))
 
 
 def _row(each: Difference) -> dict[str, Any]:

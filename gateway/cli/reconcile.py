@@ -6,15 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gateway.cli._reconciliation import Reconciliation, claimed_limits
+from gateway.cli._shared import Day, config_option, database_of, document_of, fail, json_option, note, show
 from gateway.cli._shared import command as run
-from gateway.cli._shared import config_option, database_of, document_of, fail, json_option, note, show
 from gateway.cli._snapshot import snapshot_of
 from gateway.core.ports import StoreUnavailable
 from gateway.ledger.delivery import SinkUnavailable
@@ -28,8 +27,8 @@ _QUIET_S = 2.0
 
 
 @click.command()
-@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="The first day of the rows to check.")
-@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="The last day of the rows to check.")
+@click.option("--from", "first", type=Day(), help="The first day of the rows to check.")
+@click.option("--to", "last", type=Day(), help="The last day of the rows to check.")
 @click.option("--fix", is_flag=True, help="Adopt, deliver, sum and count anew what is wrong, then check again.")
 @click.option(
     "--wait",
@@ -42,7 +41,7 @@ _QUIET_S = 2.0
 @json_option
 @run
 async def command(
-    first: date | None, last: date | None, fix: bool, wait: float, config: Path | None, as_json: bool
+    first: str | None, last: str | None, fix: bool, wait: float, config: Path | None, as_json: bool
 ) -> None:
     """Compare the books: counters, ledger, daily sums, prices and journals.
 
@@ -57,7 +56,7 @@ async def command(
         raise click.UsageError("--from is after --to.")
     document = document_of(config)
     snapshot = snapshot_of(document)
-    period = Period(_day(first), _day(last))
+    period = Period(first, last)
     mended: list[str] = []
     lost: list[Difference] = []
     try:
@@ -121,7 +120,3 @@ def _report(checks: Sequence[Check]) -> list[dict[str, Any]]:
         }
         for check in checks
     ]
-
-
-def _day(moment: date | None) -> str | None:
-    return None if moment is None else f"{moment:%Y-%m-%d}"

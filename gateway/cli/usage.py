@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gateway.cli._shared import Day, config_option, database_of, document_of, json_option, moment, names, show
 from gateway.cli._shared import command as run
-from gateway.cli._shared import config_option, database_of, document_of, json_option, moment, names, show
 from gateway.storage import ledger
 from gateway.storage.errors import NotFound
 
@@ -38,8 +37,8 @@ _SUMS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "rea
 
 @click.command()
 @click.option("--by", default="department", show_default=True, help="department, user, key, model, provider, day.")
-@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="The first day.")
-@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="The last day.")
+@click.option("--from", "first", type=Day(), help="The first day.")
+@click.option("--to", "last", type=Day(), help="The last day.")
 @click.option("--format", "form", type=click.Choice(("table", "csv", "json")), default="table", show_default=True)
 @click.option("--request", "request_id", help="Instead of sums: the receipt of one call, by its x-request-id.")
 @config_option
@@ -47,8 +46,8 @@ _SUMS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "rea
 @run
 async def command(
     by: str,
-    first: date | None,
-    last: date | None,
+    first: str | None,
+    last: str | None,
     form: str,
     request_id: str | None,
     config: Path | None,
@@ -66,16 +65,12 @@ async def command(
         return
     groups = names(by) or []
     async with database_of(document_of(config)) as database, database.read() as session:
-        rows = await ledger.usage(session, groups, _day(first), _day(last))
+        rows = await ledger.usage(session, groups, first, last)
     columns = [*dict.fromkeys(groups), *_SUMS]
     if form == "csv" and not as_json:
         _print_csv(rows, columns)
     else:
         show(rows, columns, as_json or form == "json")
-
-
-def _day(when: date | None) -> str | None:
-    return None if when is None else f"{when:%Y-%m-%d}"
 
 
 async def _show_receipt(request_id: str, config: Path | None, as_json: bool) -> None:

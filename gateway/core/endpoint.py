@@ -34,9 +34,9 @@ class Reply(NamedTuple):
 class Inference:
     """An endpoint that is forwarded to a model, reserved for and settled.
 
-    `operation` is the path below an upstream's base URL. `required` members must be in the body; the size of the
-    `prompt` members bounds the prompt's tokens; `caps` are the members by which clients limit output, strongest
-    first (none: the endpoint produces no tokens). `choices` says how many answers a body asks for; `examine` may
+    `operation` is the path below an upstream's base URL. `required` members must be in the body; the
+    `prompt` members tell how long the prompt is likely to be; `caps` are the members by which clients limit output
+    (none: the endpoint produces no tokens). `choices` says how many answers a body asks for; `examine` may
     refuse it for reasons of the endpoint's own.
     """
 

@@ -99,6 +99,9 @@ class Recountable(Protocol):
     async def audit(self, limits: Sequence[Limit]) -> Sequence[Count]:
         """The counters of the windows now open; `parallel` limits have none."""
 
+    async def held(self) -> Sequence[str]:
+        """The calls that hold something."""
+
     async def late(self) -> Sequence[str]:
         """The calls that settled although they were created before the line, and whose use stands in the ledger's
         part until a base includes it."""
@@ -106,9 +109,10 @@ class Recountable(Protocol):
     async def turn(self) -> int:
         """How often the ledger's part has been set. To be asked before the ledger is."""
 
-    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> bool:
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int, *, raising: bool = False) -> bool:
         """Set the ledger's part of counters, at once, to what it says, plus those late calls that are not among
-        `landed`, the ones that the ledger has. A base whose counter has been cut since is ignored.
+        `landed`, the ones that the ledger has. A base whose counter has been cut since is ignored. `raising` leaves
+        a part that is larger as it stands: rows may still be on their way.
 
         False, and nothing done, where somebody else has set it since `turn`: of calls that were late then and have
         landed since, this answer may know nothing."""

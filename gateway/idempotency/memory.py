@@ -65,6 +65,9 @@ class MemoryAnswers:
         if running is not None and running[1] == owner:
             del self._running[scope]
 
+    async def remind(self) -> None:
+        """Nothing is lost here."""
+
     async def start(self) -> None:
         """Nothing lapses here: a claim ends with its call or with the process."""
 

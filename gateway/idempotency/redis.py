@@ -59,6 +59,9 @@ class RedisAnswers:
         self._task: asyncio.Task[None] | None = None
 
     async def claim(self, scope: str, fingerprint: str, owner: str) -> Answer | Standing:
+        running = self._running.get(scope)
+        if running is not None:  # whatever the store has forgotten of it
+            return "running" if running[0] == fingerprint else "other_body"
         try:
             found = await self._ask(self._claim, [self._key(scope)], [fingerprint, owner, self._lease_ms])
         except BaseException:
@@ -93,6 +96,12 @@ class RedisAnswers:
             await self._free_now(scope, owner)
         except StoreUnavailable as error:
             logger.warning("An idempotency key is freed later than its call ended.", extra={"reason": str(error)})
+
+    async def remind(self) -> None:
+        try:
+            await self._renew_all()
+        except StoreUnavailable as error:
+            logger.warning("The store of answers cannot be told of running calls.", extra={"reason": str(error)})
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="idempotency")

@@ -47,6 +47,10 @@ class AnswerStore(Protocol):
     async def free(self, scope: str, owner: str) -> None:
         """The granted call has ended and left nothing to keep: the next claim is granted. Never raises."""
 
+    async def remind(self) -> None:
+        """The store may have lost what it was told: tell it again of all granted claims whose calls run. Never raises;
+        what it cannot be told now it is told with the next renewal."""
+
     async def start(self) -> None:
         """Start what keeps granted claims from lapsing while their calls run."""
 

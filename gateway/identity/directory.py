@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from gateway.core.errors import GatewayError, accounting_unavailable, invalid_api_key
 from gateway.core.limits import Limit, LimitSet
+from gateway.core.ports import StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.identity.holders import NEXT, admit
 from gateway.identity.keys import KEY_LENGTH, PREFIX, digest, parse
@@ -133,7 +134,7 @@ class Directory:
             try:
                 async with asyncio.timeout(REFRESH_S):
                     await self.refresh()
-            except (DatabaseUnavailable, TimeoutError) as error:
+            except (DatabaseUnavailable, StoreUnavailable, TimeoutError) as error:
                 if self.healthy:
                     _LOG.error(
                         "The directory cannot be read; known callers keep working.",

@@ -37,6 +37,11 @@ class LinkBroken(Exception):
     """The connection failed or answered what was not asked; it has been dropped. Commands may have been applied."""
 
 
+class StoreChanged(LinkBroken):
+    """Another server answers than before, or the same one after a restart: what waits for an answer was asked of one
+    that remembered, and is not to be asked of this one."""
+
+
 class Refused(Exception):
     """The store answered a command with an error, and applied nothing of it."""
 
@@ -220,7 +225,7 @@ class Batcher:
         who waits, also those behind, who would only wait longer, and keep what was posted."""
         self._queue.extendleft(reversed(batch))
         self._failures += 1
-        if isinstance(error, TimeoutError) or self._failures >= TRIES:
+        if isinstance(error, (TimeoutError, StoreChanged)) or self._failures >= TRIES:
             if not self.down:
                 log.warning("The counter store does not answer.", extra={"reason": str(error) or "timeout"})
             self.down = True

@@ -14,7 +14,7 @@ import hiredis
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from gateway.core.ports import StoreUnavailable
-from gateway.quotas.batcher import Command, LinkBroken, Refused, Reply
+from gateway.quotas.batcher import Command, LinkBroken, Refused, Reply, StoreChanged
 from gateway.quotas.dial import AnyConnection, Dialer, Misfit, ask_info, hang_up
 from gateway.quotas.server_info import ServerInfo
 from gateway.settings.redis_url import parse_redis_url
@@ -155,8 +155,11 @@ class RedisLink:
         return [await _read(connection) for _ in packed]
 
     async def _connect(self, within_s: float) -> AnyConnection:
+        before = self.info.run_id
         self._connection, info = await self._dialer.dial(within_s)
         self._note(info)
+        if before not in ("", info.run_id):
+            raise StoreChanged("the counter store has been started anew, or replaced")
         return self._connection
 
     async def _ask(self, within_s: float) -> ServerInfo:

@@ -125,13 +125,16 @@ class MemoryStore:
         now = self.now()
         return [_count(limit, self._counter(limit, now)) for limit in limits if limit.metric != "parallel"]
 
+    async def held(self) -> Sequence[str]:
+        return list(self._reservations.live)
+
     async def late(self) -> Sequence[str]:
         return list(self._reservations.late)
 
     async def turn(self) -> int:
         return self._turns
 
-    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> bool:
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int, *, raising: bool = False) -> bool:
         sums = []
         for count, used in checked_bases(bases):
             counter = self._known(count.limit, count.starts_at)
@@ -140,7 +143,7 @@ class MemoryStore:
         if turn != self._turns:
             return False
         self._turns += 1
-        self._reservations.rebase(sums, landed, self._monotonic())
+        self._reservations.rebase(sums, landed, self._monotonic(), raising=raising)
         return True
 
     async def lead(self, for_s: float) -> bool:

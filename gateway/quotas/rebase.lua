@@ -1,14 +1,14 @@
 -- KEYS: late, watch, a counter per base
--- ARGV: tag, how often the ledger's part had been set when it was asked, how many ids have landed, those ids,
---       and per base: since in ms, what the ledger says, which adjustments may have taken below 0
+-- ARGV: tag, how often the ledger's part had been set when it was asked, 1 if it may only rise, how many ids have
+--       landed, those ids, and per base: since in ms, what the ledger says, which adjustments may have taken below 0
 -- -> {tag, 'rebased', how often the ledger's part has been set} | {tag, 'overtaken'}
 -- Whoever asked the ledger before somebody else set its part last may know less than what is no longer late.
 local tag, late, watch = ARGV[1], KEYS[1], KEYS[2]
-local landed = integer(ARGV[3])
+local raising, landed = ARGV[3] == '1', integer(ARGV[4])
 local bases = tonumber(redis.call('HGET', watch, 'bases') or 0)
 if bases ~= integer(ARGV[2]) then return {tag, 'overtaken'} end
 redis.call('HSET', watch, 'bases', digits(bases + 1))
-for i = 4, 3 + landed do
+for i = 5, 4 + landed do
   redis.call('HDEL', late, ARGV[i])
 end
 
@@ -27,13 +27,15 @@ for i = 1, #entries, 2 do
 end
 
 for i = 3, #KEYS do
-  local key, arg = KEYS[i], 4 + landed + (i - 3) * 2
+  local key, arg = KEYS[i], 5 + landed + (i - 3) * 2
   local since, used = ARGV[arg], ARGV[arg + 1]
   integer(since)
   integer((string.gsub(used, '^%-', '')))
   local line = redis.call('HGET', key, 's')
   if (line or '0') == since and (line or redis.call('EXISTS', key) == 1) then
-    redis.call('HSET', key, 'c', digits(tonumber(used) + (missing[key] or 0)), 'b', '1')
+    local whole = tonumber(used) + (missing[key] or 0)
+    if raising then whole = math.max(whole, tonumber(redis.call('HGET', key, 'c')) or 0) end
+    redis.call('HSET', key, 'c', digits(whole), 'b', '1')
   end
 end
 return {tag, 'rebased', bases + 1}

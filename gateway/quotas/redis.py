@@ -111,7 +111,8 @@ class RedisStore:
         for limit, _ in claims:
             slot = self._slots.at(limit, at)
             counters[slot.key] = (used[limit.metric], slot.expiry)
-        arguments: list[str | int] = [3 + len(counters), self._record + rid, self._leases, self._late, *counters]
+        keys = [self._record + rid, self._leases, self._late, self._marker, *counters]
+        arguments: list[str | int] = [len(keys), *keys]
         arguments += (rid, round(at * 1000))
         for each in counters.values():
             arguments += each
@@ -177,16 +178,20 @@ class RedisStore:
         reply = await self._ask("turn", [self._watch])
         return _integers(reply[2:], 1)[0]
 
-    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> bool:
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int, *, raising: bool = False) -> bool:
         checked_bases(bases)
         steps: list[tuple[Sequence[Base], Sequence[str]]] = [((), chunk) for chunk in _chunks(landed)]
         steps += [(chunk, ()) for chunk in _chunks(bases)]
         for some, ids in steps or [((), ())]:
-            reply = await self._rebase(some, ids, turn)
+            reply = await self._rebase(some, ids, turn, raising)
             if reply[1] != b"rebased":
                 return False
             (turn,) = _integers(reply[2:], 1)
         return True
+
+    async def held(self) -> Sequence[str]:
+        reply = await self._ask("held", [self._leases])
+        return [record.decode().removeprefix(self._record) for record in reply[2:] if type(record) is bytes]
 
     async def lead(self, for_s: float) -> bool:
         reply = await self._ask("lead", [self._lead], self._me, int(for_s * 1000))
@@ -210,7 +215,7 @@ class RedisStore:
         slots = [self._slots.at(limit, at) for limit, _ in claims]
         arguments: list[str | int] = [4 + len(slots), self._record + rid, self._leases, self._watch, self._marker]
         arguments += [slot.key for slot in slots]
-        arguments += (rid, round(now * 1000), int(lease_s * 1000))
+        arguments += (rid, round(now * 1000), int(lease_s * 1000), self._trusted())
         arguments += _as_arguments(slots, claims)
         return slots, _command("reserve", rid, arguments)
 
@@ -241,19 +246,24 @@ class RedisStore:
         nexts = [self._slots.make(slot.limit, slot.until) for slot in slots if slot.until < soon]
         return [*slots, *nexts]
 
-    async def _rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> Reply:
+    async def _rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int, raising: bool) -> Reply:
         keys = [self._late, self._watch]
         tail: list[str | int] = []
         for count, used in bases:
             keys.append(self._slots.make(count.limit, count.starts_at).key)
             tail += (round(count.since * 1000), used)
-        return await self._ask("rebase", keys, turn, len(landed), *landed, *tail)
+        return await self._ask("rebase", keys, turn, int(raising), len(landed), *landed, *tail)
 
     async def _mark(self, what: str) -> bool:
         run_id = self._link.info.run_id
         tail = (what, self._installation, run_id, self._me, int(REBUILD_S * 1000))
         reply = await self._ask("mark", [self._marker, self._late], *tail)
         return _integers(reply[2:], 1) == [1]
+
+    def _trusted(self) -> str:
+        """The marker of a store whose counters are ours, on the server that the link last met. One that has been
+        started anew, or stands in for another, may have forgotten something, until somebody accepts it."""
+        return f"open {self._installation} {self._link.info.run_id}"
 
     def _state(self, marker: str) -> StoreState:
         word, _, rest = marker.partition(" ")

@@ -202,8 +202,11 @@ class Reservations:
         if late is not None:
             self.late[rid] = Late(late, now)
 
-    def rebase(self, sums: Iterable[tuple[Counter, int]], landed: Iterable[str], now: float) -> None:
-        """Set the ledger's part of counters to these sums, plus what the ledger does not have yet."""
+    def rebase(
+        self, sums: Iterable[tuple[Counter, int]], landed: Iterable[str], now: float, *, raising: bool = False
+    ) -> None:
+        """Set the ledger's part of counters to these sums, plus what the ledger does not have yet; when `raising`,
+        where that is more than what stands there."""
         for rid in landed:
             self.late.pop(rid, None)
         for rid in [rid for rid, late in self.late.items() if now - late.settled_at > TOMBSTONE_S]:
@@ -213,7 +216,8 @@ class Reservations:
             for counter, amount in late.amounts:
                 missing[counter] += amount
         for counter, used in sums:
-            counter.base(used + missing[counter])
+            whole = used + missing[counter]
+            counter.base(max(counter.carried, whole) if raising else whole)
 
     def renew(self, rid: str, deadline: float) -> bool:
         """Give a live hold a new deadline; whether the id is known. A lapsed one stays lapsed: its room may be

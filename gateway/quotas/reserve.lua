@@ -1,15 +1,15 @@
 -- KEYS: record, leases, watch, marker, a counter per claim
--- ARGV: tag, the caller's clock in ms, lease in ms, and the claims
+-- ARGV: tag, the caller's clock in ms, lease in ms, the marker that the caller trusts, and the claims
 -- -> {tag, 'granted', level after each claim...} | {tag, 'denied', index from 0, level} | {tag, 'clock', ms}
 --    | {tag, 'closed'}
-local FIRST_KEY, FIRST_ARG = 5, 4
+local FIRST_KEY, FIRST_ARG = 5, 5
 local tag, record_key, leases, watch = ARGV[1], KEYS[1], KEYS[2], KEYS[3]
 local lease_ms = integer(ARGV[3])
 local claims = #KEYS - FIRST_KEY + 1
 local now = now_ms()
 if is_off(ARGV[2], now) then return {tag, 'clock', now} end
 local known = redis.call('MGET', record_key, KEYS[4])
-if not is_open(known[2]) then return {tag, 'closed'} end
+if known[2] ~= ARGV[4] then return {tag, 'closed'} end
 
 local levels, wanted
 

@@ -1,12 +1,13 @@
--- KEYS: record, leases, late, each counter of the call once
+-- KEYS: record, leases, late, marker, each counter of the call once
 -- ARGV: request id as tag, the ms at which the call was created, and per counter: what was used, expiry in unix s or ''
 -- -> {tag, 'settled'}
 -- Once: a settled id stays as it is. An id never seen is marked settled, so that a reservation which overtakes its
--- refund holds nothing. What was used counts whatever became of the hold.
+-- refund holds nothing. What was used counts whatever became of the hold; while the store waits to be filled from the
+-- ledger, where the row may or may not be yet, it is late.
 local tag, record_key, leases, late = ARGV[1], KEYS[1], KEYS[2], KEYS[3]
 local at = integer(ARGV[2])
-for i = 4, #KEYS do
-  integer(ARGV[3 + (i - 4) * 2])
+for i = 5, #KEYS do
+  integer(ARGV[3 + (i - 5) * 2])
 end
 
 local record = redis.call('GET', record_key)
@@ -18,11 +19,12 @@ if state == 'h' then
 end
 
 local behind
-for i = 4, #KEYS do
-  local key, arg = KEYS[i], 3 + (i - 4) * 2
+local whole = is_open(redis.call('GET', KEYS[4]))
+for i = 5, #KEYS do
+  local key, arg = KEYS[i], 3 + (i - 5) * 2
   local amount = ARGV[arg]
   if amount ~= '0' then
-    if at >= (tonumber(redis.call('HGET', key, 's') or 0)) then
+    if whole and at >= (tonumber(redis.call('HGET', key, 's') or 0)) then
       redis.call('HINCRBY', key, 'u', amount)
     else
       redis.call('HINCRBY', key, 'c', amount)

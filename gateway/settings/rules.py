@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from gateway.core.limits import Limit
+from gateway.core.limits import Limit, Scope
 from gateway.core.money import MAX_AMOUNT, micros
 from gateway.settings.findings import Findings
 from gateway.settings.problems import KeyPath, nearest
@@ -97,8 +97,8 @@ def limits(quotas: tuple[QuotaSettings, ...], models: Collection[str], findings:
     seen: dict[tuple[str, ...], KeyPath] = {}
     for index, quota in enumerate(quotas):
         path: KeyPath = ("quotas", index)
-        subject, window = quota.subject or "", quota.window or "none"
-        _check_subject(quota, path, models, findings)
+        subject, window = _subject(quota), quota.window or "none"
+        _check_subject(quota.scope, subject, path, models, findings)
         _check_amount(quota, path, findings)
         key = (quota.scope, subject, quota.metric, window)
         if key in seen:
@@ -108,15 +108,20 @@ def limits(quotas: tuple[QuotaSettings, ...], models: Collection[str], findings:
         yield Limit(quota.scope, subject, quota.metric, window, amount, quota.action)
 
 
-def _check_subject(quota: QuotaSettings, path: KeyPath, models: Collection[str], findings: Findings) -> None:
+def _subject(quota: QuotaSettings) -> str:
+    """Whom the limit binds, by the name that the database knows them by: addresses are in lower case there."""
+    subject = quota.subject or ""
+    return subject.lower() if quota.scope == "user" else subject
+
+
+def _check_subject(scope: Scope, subject: str, path: KeyPath, models: Collection[str], findings: Findings) -> None:
     where = (*path, "subject")
-    subject = quota.subject
-    if quota.scope == "global":
+    if scope == "global":
         if subject:
             findings.refuse(where, "the global scope takes no subject")
     elif not subject:
-        findings.refuse(where, f"is required: which {quota.scope} the limit binds")
-    elif quota.scope == "model" and subject not in models:
+        findings.refuse(where, f"is required: which {scope} the limit binds")
+    elif scope == "model" and subject not in models:
         findings.refuse(where, f"there is no model {findings.shown(where, subject)}", nearest(subject, models))
 
 

@@ -103,6 +103,13 @@ def test_the_version_is_told_without_loading_the_gateway(fresh: Shell) -> None:
         "quotas set key k1 parallel 4 --action shout",
         "usage --from 2026-13-45",
         "usage --format xml",
+        "usage --from 0001-01-01",
+        "usage --to 9999-12-31",
+        "reconcile --from 0001-01-01",
+        "reconcile --from 1970-12-31",
+        "reconcile --to 9999-12-31",
+        "prices reprice --from 0001-01-01 --to 2026-11-30",
+        "prices reprice --from 2026-11-01 --to 9999-12-31",
         "serve --port 99999",
         "serve --workers 0",
         "connect emacs",
@@ -115,6 +122,21 @@ def test_wrong_usage_is_code_2_and_says_what_was_wrong(words: str) -> None:
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert "Error:" in result.stderr
+
+
+def test_a_year_that_no_ledger_reaches_is_said_to_be_the_mistake() -> None:
+    result = CliRunner().invoke(cli.aidock, ["reconcile", "--to", "9999-12-31"])
+    assert "Invalid value for '--to': the year of '9999-12-31' is not one from 1971 to 9998." in result.stderr
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+def test_the_first_and_the_last_day_that_may_be_named_are_days_like_others(fresh: Shell, zone: str) -> None:
+    fresh.ok("migrate")
+    days = ("--from", "1971-01-01", "--to", "9998-12-31", "--json")
+    env = {"AIDOCK_TIMEZONE": zone}
+    assert fresh.ok("usage", *days, env=env).json == []
+    assert fresh.ok("reconcile", *days, env=env).json["equal"]
+    assert fresh.ok("prices", "reprice", *days, env=env).json == {"adjusted": 0, "differences": []}
 
 
 def test_every_group_runs_as_a_program(shell: Shell) -> None:

@@ -73,10 +73,10 @@ def test_the_difference_is_shown_before_anything_is_written(shell: Shell) -> Non
         "would_cost_usd": 0.00068,
         "difference_usd": 0.00044,
     }
-    assert shown.json == [expected]
+    assert shown.json == {"adjusted": 0, "differences": [expected]}
     assert "nothing was written" in shown.err
     assert shell.ok("usage", "--request", "r1", "--json").json["adjustments"] == []
-    assert shell.ok("prices", "reprice", *DAYS, "--model", "slow", "--json", env=env).json == []
+    assert shell.ok("prices", "reprice", *DAYS, "--model", "slow", "--json", env=env).json["differences"] == []
 
 
 def test_without_a_terminal_it_writes_only_when_told_yes(shell: Shell) -> None:
@@ -86,10 +86,11 @@ def test_without_a_terminal_it_writes_only_when_told_yes(shell: Shell) -> None:
     assert (refused.code, refused.out) == (2, "")
     assert "needs --yes" in refused.err
     applied = shell.ok("prices", "reprice", *DAYS, "--apply", "--yes", "--json", env=env)
-    assert applied.json[0]["difference_usd"] == 0.00044
+    assert (applied.json["adjusted"], applied.json["differences"][0]["difference_usd"]) == (2, 0.00044)
     assert "2 calls were adjusted" in applied.err
     again = shell.ok("prices", "reprice", *DAYS, "--apply", "--yes", "--json", env=env)
-    assert (again.json[0]["changed"], again.json[0]["charged_usd"]) == (0, 0.00068)
+    (same,) = again.json["differences"]
+    assert (again.json["adjusted"], same["changed"], same["charged_usd"]) == (0, 0, 0.00068)
     assert "charged what it would cost" in again.err
     receipt = shell.ok("usage", "--request", "r2", "--json").json
     assert [each["cost_usd"] for each in receipt["adjustments"]] == [0.00022]

@@ -125,7 +125,7 @@ async def test_limits_and_prices_that_change_while_the_database_is_away_are_in_f
         await until(lists(gateway, "a", "e"), TAKEN_UP_S + BUSY_BOX_S)
 
         async def waits() -> bool:
-            return "limits wait for the database" in (await gateway.ask("/readyz?verbose")).text
+            return "limits wait to be counted up" in (await gateway.ask("/readyz?verbose")).text
 
         await until(waits)
         await until(lambda: any("limits wait" in line["message"] for line in gateway.log()))
@@ -138,3 +138,20 @@ async def test_limits_and_prices_that_change_while_the_database_is_away_are_in_f
     statuses = [(await gateway.ask("/v1/chat/completions", chat(model="e"))).status_code for _ in range(2)]
     assert statuses == [200, 429]
     await gateway.reconcile()
+
+
+async def test_places_that_a_reload_adds_go_to_those_who_wait(gateway: Gateway) -> None:
+    async def waiting() -> bool:
+        return await gateway.metric("aidock_queue_depth") == 1
+
+    async def nobody_waits() -> bool:
+        return not await waiting()
+
+    await begin_with(gateway, "a", server={"max_inflight": 1})
+    ask = chat("/long 120", model="a", stream=True)
+    calls = [asyncio.create_task(gateway.ask("/v1/chat/completions", ask)) for _ in range(2)]
+    await until(waiting)
+    await begin_with(gateway, "a", "b", server={"max_inflight": 2})
+    await until(nobody_waits)
+    assert not any(call.done() for call in calls), "no place came free"
+    assert [call.status_code for call in await asyncio.gather(*calls)] == [200, 200]

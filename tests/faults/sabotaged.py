@@ -69,8 +69,8 @@ def reseeded_by_adding() -> None:
     """What the ledger says is added to a counter instead of set."""
     rebase = RedisStore.rebase
 
-    async def add(self: RedisStore, bases: Sequence[Base], landed: Sequence[str]) -> None:
-        await rebase(self, [Base(count, count.settled + used) for count, used in bases], landed)
+    async def add(self: RedisStore, bases: Sequence[Base], *about: Any, **how: Any) -> bool:
+        return await rebase(self, [Base(count, count.settled + used) for count, used in bases], *about, **how)
 
     RedisStore.rebase = add  # type: ignore[method-assign]
 

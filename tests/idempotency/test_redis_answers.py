@@ -86,6 +86,70 @@ async def test_a_running_call_that_redis_has_forgotten_is_told_again(
     await store.close()
 
 
+async def test_a_reminder_closes_the_keys_of_running_calls_at_once(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    store = a_store(redis.url, prefix)
+    await store.start()
+    running = [f"running{number}" for number in range(1200)]
+    for scope in running:
+        await store.claim(scope, "body", "r1")
+    await store.claim("ended", "body", "r1")
+    await store.free("ended", "r1")
+    redis.ask("FLUSHALL")
+    await store.remind()
+    for scope in (running[0], running[600], running[-1]):
+        assert await witness.claim(scope, "body", "r2") == "running"
+        assert await witness.claim(scope, "other", "r2") == "other_body"
+    assert await witness.claim("ended", "body", "r2") == "granted"
+    await store.keep(running[0], "body", "r1", ANSWER, 60)
+    assert await witness.claim(running[0], "body", "r3") == ANSWER
+    await store.close()
+
+
+async def test_the_process_that_makes_a_call_knows_so_whatever_redis_has_forgotten(
+    redis: RedisServer, prefix: str
+) -> None:
+    store = a_store(redis.url, prefix)
+    await store.claim("s", "body", "r1")
+    redis.ask("FLUSHALL")
+    assert await store.claim("s", "body", "r2") == "running"
+    assert await store.claim("s", "other", "r2") == "other_body"
+    await store.free("s", "r1")
+    assert await store.claim("s", "other", "r2") == "granted"
+    await store.close()
+
+
+async def test_a_reminder_leaves_a_call_alone_that_another_has_taken_in_hand_meanwhile(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    store = a_store(redis.url, prefix)
+    await store.claim("s", "body", "r1")
+    redis.ask("FLUSHALL")
+    await witness.claim("s", "body", "r2")
+    await store.remind()
+    await store.free("s", "r1")
+    assert await store.claim("s", "body", "r3") == "running", "it is the other's"
+    await store.close()
+
+
+async def test_a_reminder_that_cannot_be_delivered_is_left_to_the_next_renewal(
+    redis: RedisServer, prefix: str, witness: RedisAnswers, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = a_store(redis.url, prefix, decision_s=0.25)
+    await store.claim("s", "body", "r1")
+    redis.ask("FLUSHALL")
+    redis.pause()
+    try:
+        await store.remind()
+    finally:
+        redis.resume()
+    assert "cannot be told of running calls" in caplog.text
+    await store.remind()
+    assert await witness.claim("s", "body", "r2") == "running"
+    await store.close()
+
+
 async def freed(store: RedisAnswers) -> bool:
     await store.free("s", "r2")
     return False

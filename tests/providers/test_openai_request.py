@@ -141,12 +141,14 @@ def test_stream_options_that_are_no_object_are_the_callers_mistake() -> None:
         ({}, {"max_tokens_field": "max_completion_tokens"}, {"max_completion_tokens": 50}),
         ({"max_tokens": 99}, {"max_tokens_field": "max_completion_tokens"}, {"max_tokens": 50}),
         ({"max_completion_tokens": 99}, {}, {"max_completion_tokens": 50}),
-        ({"max_completion_tokens": 99, "max_tokens": 70}, {}, {"max_completion_tokens": 50}),
+        ({"max_completion_tokens": 99, "max_tokens": 70}, {}, {"max_completion_tokens": 50, "max_tokens": 50}),
+        ({"max_completion_tokens": 16, "max_tokens": 99}, {}, {"max_completion_tokens": 16, "max_tokens": 50}),
+        ({"max_completion_tokens": 99, "max_tokens": 0}, {}, {"max_completion_tokens": 50, "max_tokens": 0}),
         ({"max_completion_tokens": None, "max_tokens": 70}, {}, {"max_completion_tokens": None, "max_tokens": 50}),
         ({"max_completion_tokens": 99}, {"rename": {"max_completion_tokens": "max_tokens"}}, {"max_tokens": 50}),
     ],
 )
-def test_a_lowered_cap_is_told_once_in_the_clients_own_words(
+def test_a_lowered_cap_leaves_none_above_it_and_speaks_the_clients_own_words(
     body: dict[str, Any], quirks: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     sent = asked({"model": "gpt-x", **body}, quirks, demand=capped(50, 99))
@@ -161,7 +163,20 @@ def test_a_cap_fits_the_endpoint() -> None:
 
 def test_the_clients_own_cap_stands_where_nobody_lowered_it() -> None:
     raw = b'{"model":"gpt-x", "max_tokens":99, "max_completion_tokens":98}'
-    assert PROVIDER.request(a_call(raw, demand=capped(98, 98)), a_target()).body == raw
+    assert PROVIDER.request(a_call(raw, demand=capped(99, 99)), a_target()).body == raw
+
+
+def test_no_renamed_member_takes_the_place_of_the_cap_that_is_held() -> None:
+    quirks = {"rename": {"max_completion_tokens": "max_tokens"}}
+    body = {"model": "gpt-x", "prompt": "hi", "max_completion_tokens": 100_000}
+
+    def told(demand: Demand, **members: int) -> dict[str, Any]:
+        sent = asked(body | members, quirks, endpoint=COMPLETIONS, demand=demand)
+        return {name: value for name, value in sent.items() if name.startswith("max_")}
+
+    assert told(capped(16, 16), max_tokens=16) == {"max_tokens": 16}
+    assert told(capped(50)) == {"max_tokens": 50}
+    assert told(capped(None)) == {"max_tokens": 100_000}, "nothing is held that it could exceed"
 
 
 def test_what_a_vendor_refuses_is_dropped_and_what_it_calls_otherwise_renamed() -> None:

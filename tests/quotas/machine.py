@@ -193,7 +193,7 @@ class Rules(RuleBasedStateMachine):
             return
         rid, call = found
         lines = {self.counter_of(count): count.since for count in self.run(self.store.audit(self.oracle.limits))}
-        call.late = {counter for counter, since in lines.items() if call.at < since}
+        call.late = {counter for counter, since in lines.items() if call.at < since or self.lost}
         self.store.settle(rid, self.as_claims(call), call.at, actual)
         self.settlements[0] += 1
         call.stored, call.running = "settled", False

@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.core.ports import StoreUnavailable
-from gateway.quotas.batcher import Batcher, Command, LinkBroken, Refused, Reply
+from gateway.quotas.batcher import Batcher, Command, LinkBroken, Refused, Reply, StoreChanged
 from gateway.quotas.link import RedisLink, StoreUnfit, pack
 from tests.support.redis_server import RedisServer, needs_tls, redis_server
 from tests.support.tcp_proxy import fault_proxy
@@ -85,6 +85,8 @@ async def test_what_the_server_is_gets_known_at_opening_and_again_after_its_rest
             with pytest.raises(LinkBroken):
                 await exchanged(link)
             server.start()
+            with pytest.raises(StoreChanged):
+                await exchanged(link)
             await exchanged(link)
             assert link.info.run_id not in (first.run_id, "")
 

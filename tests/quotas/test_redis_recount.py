@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo
@@ -62,7 +63,7 @@ async def test_an_emptied_store_grants_nothing_and_forgets_no_settlement(shared:
         await store.store.rebase([Base(count, 30)], [], await store.store.turn())
         assert await store.store.end_rebuild()
         assert await store.store.pulse() == "open"
-        assert await store.settled(TOKENS) == [30]
+        assert await store.settled(TOKENS) == [34], "its row may not have been among those that the ledger told of"
         assert isinstance(await store.reserve("c", [Claim(TOKENS, 1)], LEASE_S), Granted)
 
 
@@ -119,6 +120,8 @@ async def test_a_server_that_restarted_is_suspect_to_all_until_one_has_counted(o
         for store in (one, two):
             await back(store)
             assert await store.store.pulse() == "suspect"
+            with pytest.raises(StoreUnavailable, match="rebuilt"):
+                await store.reserve("too early", [Claim(TOKENS, 1)])
         await one.store.cut([TOKENS], 3.0)
         await one.store.accept()
         assert await one.store.pulse() == await two.store.pulse() == "open"
@@ -206,9 +209,8 @@ async def test_late_calls_wait_two_days_for_their_row(shared: RedisServer) -> No
         await store.store.pulse()
         entry = await other.hget(f"{{{prefix}}}:late", "old")
         assert entry is not None
-        stamp = str(int(now * 1000) // 1000).encode()
-        older = str(int(now) - 2 * 86_400 - 60).encode()
-        await other.hset(f"{{{prefix}}}:late", "old", entry.replace(stamp[:7], older[:7], 1))
+        older = str(int((now - 2 * 86_400 - 60) * 1000)).encode()
+        await other.hset(f"{{{prefix}}}:late", "old", re.sub(rb"\d{13}", older, entry, count=1))
         (count,) = await store.store.audit([TOKENS])
         await store.store.rebase([Base(count, 100)], [], await store.store.turn())
         assert list(await store.store.late()) == ["new"]

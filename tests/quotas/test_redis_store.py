@@ -342,10 +342,10 @@ async def test_a_script_takes_only_small_plain_digits(shared: RedisServer, amoun
     moment = int(time.time() * 1000)
     keys = ["{x}:r", "{x}:l", "{x}:w", "{x}:m", "{x}:c"]
     calls: dict[str, list[str | int]] = {
-        "reserve": [5, *keys, "t", moment, 1000, amount, "", "10", "deny"],
+        "reserve": [5, *keys, "t", moment, 1000, "open x y", amount, "", "10", "deny"],
         "hold": [3, "{x}:r", "{x}:l", "{x}:c", "t", 1000, amount, "", "10", "deny"],
-        "settle": [4, "{x}:r", "{x}:l", "{x}:late", "{x}:c", "t", moment, amount, ""],
-        "rebase": [3, "{x}:late", "{x}:w", "{x}:c", "t", 0, 0, 0, amount if amount != "-1" else "--1"],
+        "settle": [5, "{x}:r", "{x}:l", "{x}:late", "{x}:m", "{x}:c", "t", moment, amount, ""],
+        "rebase": [3, "{x}:late", "{x}:w", "{x}:c", "t", 0, 0, 0, 0, amount if amount != "-1" else "--1"],
     }
     async with Redis.from_url(shared.url) as other:
         await other.set("{x}:m", "open x y")

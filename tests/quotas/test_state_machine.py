@@ -117,19 +117,22 @@ class PureStore:
         counters = [(limit, self.counter(limit, self.time)) for limit in limits if limit.metric != "parallel"]
         return [Count(limit, c.starts_at, c.ends_at, c.since, c.based, c.settled, c.reserved) for limit, c in counters]
 
+    async def held(self) -> Sequence[str]:
+        return list(self.reservations.live)
+
     async def late(self) -> Sequence[str]:
         return list(self.reservations.late)
 
     async def turn(self) -> int:
         return self.turns
 
-    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int) -> bool:
+    async def rebase(self, bases: Sequence[Base], landed: Sequence[str], turn: int, *, raising: bool = False) -> bool:
         if turn != self.turns:
             return False
         self.turns += 1
         found = [(self.counter(count.limit, count.starts_at), count.since, used) for count, used in bases]
         sums = [(counter, used) for counter, since, used in found if counter.since == since]
-        self.reservations.rebase(sums, landed, self.time)
+        self.reservations.rebase(sums, landed, self.time, raising=raising)
         return True
 
 
@@ -310,8 +313,8 @@ class WithoutTombstones(Reservations):
 class WithAddedBases(Reservations):
     """Adds what the ledger says to what it knows."""
 
-    def rebase(self, sums: Iterable[tuple[Counter, int]], landed: Iterable[str], now: float) -> None:
-        super().rebase([(counter, counter.carried + used) for counter, used in sums], landed, now)
+    def rebase(self, sums: Iterable[tuple[Counter, int]], landed: Iterable[str], now: float, **how: bool) -> None:
+        super().rebase([(counter, counter.carried + used) for counter, used in sums], landed, now, **how)
 
 
 class WithSettlementsOfHoldsOnly(Reservations):
@@ -324,9 +327,9 @@ class WithSettlementsOfHoldsOnly(Reservations):
 class WithoutLateCalls(Reservations):
     """Forgets who settled behind the line."""
 
-    def rebase(self, sums: Iterable[tuple[Counter, int]], landed: Iterable[str], now: float) -> None:
+    def rebase(self, sums: Iterable[tuple[Counter, int]], landed: Iterable[str], now: float, **how: bool) -> None:
         self.late.clear()
-        super().rebase(sums, landed, now)
+        super().rebase(sums, landed, now, **how)
 
 
 @pytest.mark.parametrize(

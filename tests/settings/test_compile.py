@@ -156,6 +156,27 @@ quotas:
     )
 
 
+def test_a_user_is_bound_however_their_address_is_written(tmp_path: Path) -> None:
+    text = """
+quotas:
+  - {scope: user, subject: "Ada@Example.com", metric: requests, limit: 1, window: day}
+  - {scope: department, subject: Research, metric: requests, limit: 1, window: day}
+"""
+    assert compiled(write(tmp_path, text)).limits == (
+        Limit("user", "ada@example.com", "requests", "day", 1),
+        Limit("department", "Research", "requests", "day", 1),
+    )
+
+
+def test_a_user_that_is_named_twice_is_one_however_their_address_is_written(tmp_path: Path) -> None:
+    quotas = [
+        f"  - {{scope: user, subject: {each}, metric: requests, limit: 1, window: day}}"
+        for each in ("Ada@Example.com", "ada@example.com")
+    ]
+    with pytest.raises(ConfigError, match=r"quotas\[1\]: limits the same as another entry"):
+        compiled(write(tmp_path, "\n".join(["quotas:", *quotas, ""])))
+
+
 def test_a_policys_own_complaint_is_told_at_its_place(tmp_path: Path) -> None:
     path = write(tmp_path, "policies:\n  - quota: {limit: x}\n")
 

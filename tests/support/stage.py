@@ -341,7 +341,7 @@ class Stage:
         self.world = world = World(snapshot, chain, carriers)
         self.directory = OneCaller(ADA, limits)
         directory: Any = self.directory
-        self.admission = Admission(self.metrics)
+        self.admission = Admission(self.metrics, max_inflight)
         once = Once(MemoryAnswers() if answers_kept is None else answers_kept)
         self.in_shadow: list[Call] = []
         self.pipeline = Pipeline(
