@@ -151,9 +151,10 @@ async def test_a_budget_in_dollars_is_counted_to_the_micro_dollar(proxying: Prox
     user, key = await proxying.new_user()
     await gateway.limit(key, Limit("user", user, "cost", "month", 1000), Limit("user", user, "tokens", "month", 900))
     async with proxying.upstream([Expect(), Send(wire.WHOLE)]) as upstream:
-        answer = await gateway.ask(CHAT, chat(model="priced", max_tokens=50), key=key)
+        body = chat(model="priced", max_tokens=50)
+        answer = await gateway.ask(CHAT, body, key=key)
         assert json.loads(upstream.requests[0].partition(b"\r\n\r\n")[2])["max_tokens"] == 50
-        held = len(json.dumps(chat()["messages"]).encode()) + 50
+        held = len(json.dumps(body).encode()) + 50
         assert answer.headers["x-ratelimit-remaining-tokens"] == str(900 - held)
         too_much = await gateway.ask(CHAT, chat(model="priced", max_tokens=500), key=key)
     limits = (await gateway.me(key))["limits"]
@@ -183,7 +184,7 @@ async def test_near_the_end_of_a_budget_an_unset_cap_shrinks_to_what_is_left(dem
     key = await demo.issue(user)
     await demo.limit(key, Limit("user", user, "tokens", "month", 300))
     body = chat("/long 5000")
-    prompt = len(json.dumps(body["messages"]).encode())
+    prompt = len(json.dumps(body).encode())
     answer = await demo.ask(CHAT, body, key=key)
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["finish_reason"] == "length"

@@ -19,7 +19,7 @@ CALLERS = 200
 PLACES = 10
 SLOW = chat("/slow 2", max_tokens=20)
 """Answered only when every caller has asked, so that what an answer gives back is of no use to the others."""
-MOST_TOKENS = len('[{"role": "user", "content": "/slow 2"}]') + 20
+MOST_TOKENS = len(json.dumps(SLOW)) + 20
 
 QUOTAS = [
     {"scope": "department", "subject": "calling", "metric": "requests", "limit": PLACES, "window": "day"},
