@@ -17,6 +17,8 @@ from tests.support.until import until
 
 TAKEN_UP_S = 2.0
 BUSY_BOX_S = 3.0
+LOCKED_OUT_S = 40.0
+"""Each writer waits for SQLite's lock for five seconds, one after the other, before it gives up."""
 BROKEN = "models:\n  - model_id: a\n    provider: demo\n    colour: blue\n"
 
 
@@ -128,13 +130,13 @@ async def test_limits_and_prices_that_change_while_the_database_is_away_are_in_f
             return "limits wait to be counted up" in (await gateway.ask("/readyz?verbose")).text
 
         await until(waits)
-        await until(lambda: any("limits wait" in line["message"] for line in gateway.log()))
+        await until(lambda: any("limits wait" in line["message"] for line in gateway.log()), LOCKED_OUT_S)
         other.execute("ROLLBACK")
 
     async def in_force() -> bool:
         return not await waits()
 
-    await until(in_force)
+    await until(in_force, LOCKED_OUT_S)
     statuses = [(await gateway.ask("/v1/chat/completions", chat(model="e"))).status_code for _ in range(2)]
     assert statuses == [200, 429]
     await gateway.reconcile()
