@@ -232,4 +232,5 @@ async def _logged(name: str, work: Awaitable[None]) -> None:
     except asyncio.CancelledError:
         raise
     except Exception:
+        # Nobody awaits a task before the end; told only then, a defect in it would be told too late.
         logger.exception("a background task ended", extra={"task": name})

@@ -56,6 +56,7 @@ class Trial:
                 refusal = error
             return refusal, [Claim(self._shadows.of(limit), amount) for limit, amount in self._policy.claims(seen)]
         except Exception:
+            # A policy on trial must not harm the call, whatever is wrong with it.
             if not self._failed:
                 logger.exception("A policy in shadow fails; it refuses nothing.", extra={"policy": self.name})
             self._failed = True

@@ -68,7 +68,7 @@ def _inspect(files: JournalFiles) -> Inspection | None:
         if found.whole or not alive:
             break
         if look < _LOOKS - 1:
-            time.sleep(_PAUSE_S)
+            time.sleep(_PAUSE_S)  # in a thread of its own; the owner may be in the middle of a change
     return found
 
 
