@@ -33,7 +33,8 @@ _MOST = MAX_AMOUNT - 1
 class Run:
     """An open call: what has happened to it so far. Moments are on the monotonic clock.
 
-    `status` is what the client was sent, 0 while nothing was; `produced` estimates the completion tokens so far.
+    `status` is what the client was sent, 0 while nothing was; `produced` estimates the completion tokens so far; `tell`
+    words a failure in the middle of the stream, where the stream knows better than its dialect.
     """
 
     call: Call
@@ -46,6 +47,7 @@ class Run:
     first_byte_at: float | None = None
     usage: Usage | None = None
     produced: Callable[[], int] | None = None
+    tell: Callable[[GatewayError, str], bytes] | None = None
     left: bool = False
     ended_by: GatewayError | None = None
     closed: bool = False
@@ -57,6 +59,7 @@ class Run:
         self.attempts += 1
         self.sent = False
         self.produced = None
+        self.tell = None
         if self.asked_at is None:
             self.asked_at = time.monotonic()
 

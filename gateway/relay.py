@@ -25,10 +25,11 @@ from gateway.core.errors import (
     upstream_timeout,
 )
 from gateway.core.headers import Headers, safe_value
-from gateway.core.ports import Provider
+from gateway.core.ports import Answer, Authorizes, Provider, Stream, TellsFailure
 from gateway.core.upstream import Exchange, Transport, UpstreamFailure
 from gateway.routing import order
 from gateway.telemetry.metrics import Metrics
+from gateway.translation import TranslatedAnswer, TranslatedStream, as_chat, through_chat
 
 logger = logging.getLogger("aidock.relay")
 
@@ -156,8 +157,13 @@ class Relay:
 
     async def _attempt(self, run: Run, client: Client, target: Target, carrier: Carrier, headers: Headers) -> None:
         """Ask one target and pass its answer on. Raises `Unanswered` while nothing has reached the client."""
-        provider = carrier.provider
-        exchange = carrier.transport.exchange(provider.request(run.call, target))
+        provider, transport = carrier
+        translation = through_chat(run.call, target, provider)
+        call = run.call if translation is None else as_chat(run.call, translation)
+        request = provider.request(call, target)
+        if isinstance(provider, Authorizes):
+            await provider.authorize(request, target, transport)
+        exchange = transport.exchange(request)
         run.begin(target, exchange)
         try:
             if run.ended_by is not None:
@@ -168,10 +174,16 @@ class Relay:
             run.sent = True
             if not 200 <= exchange.status < 300:
                 await self._refused(exchange, provider, target)
-            elif run.call.streamed:
-                await self._pump(run, client, exchange, provider, headers)
+            elif call.streamed:
+                stream = provider.stream(call, target)
+                if translation is not None:
+                    stream = TranslatedStream(stream, translation.stream(run.call))
+                await self._pump(run, client, exchange, stream, headers)
             else:
-                await self._answer(run, client, exchange, provider, headers)
+                answer = await self._answer(call, exchange, provider, target)
+                if translation is not None:
+                    answer = TranslatedAnswer(answer, translation.answer(run.call, answer.body))
+                await self._reply(run, client, answer, headers)
         except UpstreamFailure as failure:
             run.sent = run.sent or not failure.unsent
             raise _translated(run, failure) from failure
@@ -186,24 +198,28 @@ class Relay:
         not_the_callers_fault = status >= 500 or status in (401, 403, 408, 429)
         raise Unanswered(error, again=status in _WORTH_REPEATING, elsewhere=not_the_callers_fault)
 
-    async def _answer(self, run: Run, client: Client, exchange: Exchange, provider: Provider, headers: Headers) -> None:
-        """A whole answer: read it, close the books, send it."""
+    async def _answer(self, call: Call, exchange: Exchange, provider: Provider, target: Target) -> Answer:
+        """A whole answer, read."""
         body = await _read(exchange, _MOST_ANSWER_BYTES)
         if body is None:
             raise Unanswered(upstream_error("The provider's answer is larger than this gateway passes on."))
         try:
-            answer = provider.answer(run.call, run.target, body)
+            return provider.answer(call, target, body)
         except GatewayError as error:
             raise Unanswered(error) from error
+
+    async def _reply(self, run: Run, client: Client, answer: Answer, headers: Headers) -> None:
+        """Close the books on a whole answer and send it."""
         run.usage, run.produced = answer.usage, answer.produced
         run.status = 200
         self._books.close(run, "client_gone" if run.left else "ok")
-        await client.reply(200, [*_JSON, *headers, *_about(run)], answer.body)
+        await client.reply(200, [(b"content-type", answer.content_type), *headers, *_about(run)], answer.body)
 
-    async def _pump(self, run: Run, client: Client, exchange: Exchange, provider: Provider, headers: Headers) -> None:
+    async def _pump(self, run: Run, client: Client, exchange: Exchange, stream: Stream, headers: Headers) -> None:
         """A streamed answer. The status waits for the first bytes: a failure before them is still a status."""
-        stream = provider.stream(run.call, run.target)
         run.produced = stream.produced
+        if isinstance(stream, TellsFailure):
+            run.tell = stream.failure
         data = b""
         try:
             while not stream.complete:
@@ -236,7 +252,8 @@ class Relay:
         run.status = run.status or error.status
         self._books.close(run, "timeout" if error.code == "upstream_timeout" else "upstream_error")
         if client.began:
-            await client.fail(call.endpoint.dialect.error_event(error, call.request_id))
+            tell = run.tell or call.endpoint.dialect.error_event
+            await client.fail(tell(error, call.request_id))
             return
         said = [(name.encode(), safe_value(value)) for name, value in error.headers.items()]
         body = call.endpoint.dialect.error_body(error, call.request_id)

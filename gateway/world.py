@@ -9,11 +9,13 @@ from typing import NamedTuple
 from gateway import plugins
 from gateway.core.call import Call
 from gateway.core.deployment import Route
-from gateway.core.errors import GatewayError, model_not_found
+from gateway.core.endpoint import Inference
+from gateway.core.errors import GatewayError, invalid_request, model_not_found
 from gateway.core.ports import Policy
 from gateway.core.principal import Principal
 from gateway.relay import Carrier
 from gateway.settings.compile import Snapshot
+from gateway.translation import can_take
 
 
 class World(NamedTuple):
@@ -31,7 +33,8 @@ class World(NamedTuple):
         return route
 
     def check(self, call: Call) -> None:
-        """Put a call before the chain. Raises what the first policy to refuse it raises."""
+        """Put a call before the chain, and leave it the targets that can take it. Raises what the first policy to
+        refuse it raises, and a 400 where no target can."""
         try:
             for policy in self.policies:
                 policy.check(call)
@@ -39,6 +42,22 @@ class World(NamedTuple):
             if error.code == "model_not_found":
                 raise self.unknown_model(call.model_id, call.principal) from error
             raise
+        call.route = self._able(call.route, call.endpoint)
+
+    def _able(self, route: Route, endpoint: Inference) -> Route:
+        """The part of a route whose targets can take the endpoint's calls; usually all of it."""
+        able: Route | None = route.memo.get(endpoint.name)
+        if able is None:
+            able = route.memo[endpoint.name] = route.only(
+                lambda target: can_take(endpoint, target, self.carriers[target.upstream.name].provider)
+            )
+        if not able.every_target:
+            raise invalid_request(
+                f"The model '{route.name}' does not serve {endpoint.path}. GET /v1/models lists the others.",
+                param="model",
+                code="unsupported_endpoint",
+            )
+        return able
 
     def unknown_model(self, name: str, principal: Principal) -> GatewayError:
         """The same words for a model that does not exist and one that is not for this caller."""

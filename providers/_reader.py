@@ -37,6 +37,10 @@ _BOM = b"\xef\xbb\xbf"
 _usage_object = re.compile(rb'"usage"\s*:\s*\{').search
 _error_word = re.compile(rb"error").search
 _done_word = re.compile(rb"\[DONE\]").search
+_seen = re.compile(
+    rb'"(?:content|reasoning|reasoning_content|refusal|arguments|name|text|data|transcript)"\s*:\s*(?:"[^"]|\[\s*\{)'
+).search
+"""What a reader sees of a choice: a member of these with something in it."""
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _FIELD = re.compile(rb"\s*(?:data|event|id|retry|)\s*:")
 _ERROR_DATA = re.compile(rb'\s*(?:event: ?error\b|data: ?\{\s*"error"\s*:)')
@@ -61,6 +65,7 @@ class OpenAIStream:
         "_recent",
         "_steady",
         "_target",
+        "begun",
         "complete",
         "usage",
     )
@@ -68,6 +73,7 @@ class OpenAIStream:
     def __init__(self, target: Target, *, keep_usage: bool, choices: int = 1) -> None:
         self.usage: Usage | None = None
         self.complete = False
+        self.begun = False
         self._target = target
         self._keep_usage = keep_usage
         self._choices = choices
@@ -124,6 +130,7 @@ class OpenAIStream:
     def _tally(self, block: bytes) -> None:
         count = block.count(b"data:")
         if count:
+            self.begun = self.begun or _seen(block) is not None
             self._events += count
             self._recent.append(block if len(block) <= TAIL else block[-TAIL:])
 
@@ -191,7 +198,7 @@ class OpenAIStream:
         if _ERROR_DATA.match(event):
             raise unreadable(self._target)
         self._held.clear()
-        self._opened = True
+        self._opened = self.begun = True
         self._giant_bytes += len(piece)
         self._giant = piece[-2:]
         return piece

@@ -42,6 +42,9 @@ class Demo:
 
     dialect = "demo"
 
+    def serves(self, operation: str, target: Target) -> bool:
+        return openai.PROVIDER.serves(operation, target)
+
     def request(self, call: Call, target: Target) -> UpstreamRequest:
         pace = target.upstream.quirks.get("tokens_per_second", TOKENS_PER_SECOND)
         headers = [

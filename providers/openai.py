@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from gateway.core.body import DecodeError, decode, encode, raw_items, raw_members
 from gateway.core.errors import GatewayError, invalid_request
 from gateway.core.headers import safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
+from providers._address import json_headers, origin, path_below
 from providers._errors import answered_error, reported_error, unreadable
 from providers._reader import OpenAIStream, is_error
 from providers._usage import BYTES_PER_TOKEN, read_usage, text_bytes
@@ -31,7 +32,8 @@ FORWARDED = frozenset({b"traceparent", b"tracestate", b"openai-beta", b"x-client
 """The client's headers that an upstream gets. Not among them: credentials, cookies, addresses, organisation and
 project, which are the gateway's own affair, and idempotency keys, which callers that share an account could share."""
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_USUAL = frozenset({"chat/completions", "completions", "embeddings"})
+
 _JSON = (b"accept", b"application/json")
 _EVENTS = (b"accept", b"text/event-stream")
 
@@ -57,6 +59,8 @@ class OpenAIAnswer:
 
     __slots__ = ("_choices", "body", "usage")
 
+    content_type = b"application/json"
+
     def __init__(self, body: bytes, usage: Usage | None, choices: bytes | None) -> None:
         self.body = body
         self.usage = usage
@@ -77,6 +81,10 @@ class OpenAI:
     """The `Provider`."""
 
     dialect = "openai"
+
+    def serves(self, operation: str, target: Target) -> bool:
+        """What not every vendor has, its row or its provider must say; the upstream itself refuses the rest."""
+        return operation in _USUAL or operation in (target.upstream.quirks.get("operations") or ())
 
     def request(self, call: Call, target: Target) -> UpstreamRequest:
         plan = _plan_for(call, target)
@@ -121,12 +129,10 @@ def _plan_for(call: Call, target: Target) -> _Plan:
 def _plan(operation: str, target: Target) -> _Plan:
     upstream = target.upstream
     quirks = upstream.quirks
-    url = urlsplit(upstream.base_url)
-    scheme = url.scheme or "https"
     headers = _headers(upstream)
     return _Plan(
-        origin=Origin(scheme, url.hostname or "", url.port or _DEFAULT_PORTS.get(scheme, 0)),
-        path=_path(url.path.rstrip("/"), url.query, operation, target),
+        origin=origin(upstream.base_url),
+        path=_path(operation, target),
         headers=headers,
         own_names=frozenset(name for name, _ in headers),
         model=target.upstream_model,
@@ -139,32 +145,25 @@ def _plan(operation: str, target: Target) -> _Plan:
     )
 
 
-def _path(base: str, query: str, operation: str, target: Target) -> bytes:
-    quirks = target.upstream.quirks
-    if quirks.get("path") == "azure":
-        version = quote(str(quirks.get("api_version") or AZURE_API_VERSION), safe="")
-        base = f"{base}/openai/deployments/{quote(target.upstream_model, safe='')}"
-        query = f"{query}&api-version={version}" if query else f"api-version={version}"
-    path = f"{base}/{operation}" + (f"?{query}" if query else "")
-    return quote(path, safe="/%:?#[]@!$&'()*+,;=-._~").encode("ascii")
+def _path(operation: str, target: Target) -> bytes:
+    upstream = target.upstream
+    if upstream.quirks.get("path") != "azure":
+        return path_below(upstream.base_url, operation)
+    version = str(upstream.quirks.get("api_version") or AZURE_API_VERSION)
+    deployment = quote(target.upstream_model, safe="")
+    return path_below(upstream.base_url, f"openai/deployments/{deployment}/{operation}", {"api-version": version})
 
 
 def _headers(upstream: Upstream) -> Headers:
-    """Everything that does not depend on the call; what the operator configured wins over what is ours."""
-    headers = {
-        b"content-type": b"application/json",
-        b"accept-encoding": b"identity",  # answers are read as they pass, so they must not be compressed
-        b"user-agent": b"aidock",
-    }
+    """Everything that does not depend on the call."""
+    own: Headers = []
     if upstream.api_key:
         key = safe_value(upstream.api_key.reveal().strip())
         if upstream.quirks.get("auth") == "api-key":
-            headers[b"api-key"] = key
+            own.append((b"api-key", key))
         else:
-            headers[b"authorization"] = b"Bearer " + key
-    for name, value in upstream.headers.items():
-        headers[safe_value(name.lower())] = safe_value(value)
-    return list(headers.items())
+            own.append((b"authorization", b"Bearer " + key))
+    return json_headers(upstream, own)
 
 
 def _body(call: Call, plan: _Plan) -> bytes:

@@ -87,7 +87,8 @@ class Demand:
 class Call:
     """One inference request. `request_id` is ours, whatever the client sent; `started` is on the monotonic clock,
     `created_at` on the counter store's, both in seconds. `claims` are what it holds until it settles, `decisions` what
-    the policies that made them were told, `shadowed` the policies in shadow whose check would have refused it."""
+    the policies that made them were told, `shadowed` the policies in shadow whose check would have refused it.
+    `as_chat` is the call as chat completions have it, once a target needed it so."""
 
     request_id: str
     endpoint: Inference
@@ -105,3 +106,4 @@ class Call:
     claims: Sequence[Claim] = ()
     decisions: tuple[Decision, ...] = ()
     shadowed: tuple[str, ...] = ()
+    as_chat: Call | None = None

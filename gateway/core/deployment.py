@@ -1,15 +1,16 @@
 """What a configuration compiles to: providers, models and the targets a call can go to.
 
-These are immutable for the life of one configuration version. `Target.memo` is the exception: a scratch place where
-a provider keeps what it derives from the target once, such as the request head with its credential.
+These are immutable for the life of one configuration version. The `memo`s are the exception: scratch places for what is
+derived once, such as the request head with its credential.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gateway.core.credentials import Credential
 from gateway.core.money import UNPRICED, PriceSchedule
 from gateway.core.secret import Secret
 
@@ -39,13 +40,15 @@ class Tls:
 class Upstream:
     """A configured provider: where it is, what it speaks, and what is special about it.
 
-    `quirks` are the vendor's deviations from its dialect, by name; `vendors.yaml` says which exist.
+    `quirks` are the vendor's deviations from its dialect, by name; `vendors.yaml` says which exist. `credential` is for
+    providers that want more than a key.
     """
 
     name: str
     dialect: str
     base_url: str
     api_key: Secret | None = None
+    credential: Credential | None = None
     vendor: str | None = None
     quirks: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -94,6 +97,18 @@ class Route:
     weights: tuple[int, ...]
     fallbacks: tuple[Target, ...] = ()
     every_target: tuple[Target, ...] = field(init=False)
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "every_target", self.targets + self.fallbacks)
+
+    def only(self, wanted: Callable[[Target], bool]) -> Route:
+        """The route less the targets that are not wanted; itself where all are. Fallbacks move up where no target is
+        left."""
+        shared = [pair for pair in zip(self.targets, self.weights, strict=True) if wanted(pair[0])]
+        fallbacks = tuple(filter(wanted, self.fallbacks))
+        if len(shared) + len(fallbacks) == len(self.every_target):
+            return self
+        if not shared and fallbacks:
+            return Route(self.name, fallbacks[:1], (1,), fallbacks[1:])
+        return Route(self.name, tuple(target for target, _ in shared), tuple(weight for _, weight in shared), fallbacks)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.core.dialect import Dialect
     from gateway.core.headers import Headers
     from gateway.core.limits import Level
+    from gateway.core.ports import Translation
     from gateway.core.principal import Principal
 
 
@@ -37,7 +38,8 @@ class Inference:
     `operation` is the path below an upstream's base URL. `required` members must be in the body; the
     `prompt` members tell how long the prompt is likely to be; `caps` are the members by which clients limit output
     (none: the endpoint produces no tokens). `choices` says how many answers a body asks for; `examine` may
-    refuse it for reasons of the endpoint's own.
+    refuse it for reasons of the endpoint's own. `translation` tells the call through chat to targets that do not serve
+    `operation` themselves; without one such targets cannot take it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Inference:
     streams: bool = True
     choices: Callable[[Body], int] | None = None
     examine: Callable[[Body], None] | None = None
+    translation: Translation | None = None
     method: str = field(default="POST", init=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from gateway.core.limits import Actual, Base, Claim, Count, Denied, Granted, Level, Limit
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gateway.core.errors import GatewayError
     from gateway.core.headers import Headers
     from gateway.core.records import IntentRecord, OutcomeRecord
-    from gateway.core.upstream import UpstreamRequest
+    from gateway.core.upstream import Transport, UpstreamRequest
     from gateway.core.usage import Usage
 
 OnStoreError = Literal["deny", "allow"]
@@ -151,11 +151,17 @@ class Journal(Protocol):
 class Stream(Protocol):
     """Reads one upstream's streamed answer and says what the client gets. One per attempt; no I/O, no clock."""
 
-    usage: Usage | None
-    """What the upstream reported, once it has."""
+    @property
+    def usage(self) -> Usage | None:
+        """What the upstream reported, once it has."""
 
-    complete: bool
-    """Whether the answer has ended as its dialect ends answers."""
+    @property
+    def complete(self) -> bool:
+        """Whether the answer has ended as its dialect ends answers."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything that a reader would see has come: text, thoughts, a tool call."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes as they arrived, cut anywhere; give the bytes for the client, `b""` while they are held back.
@@ -168,10 +174,19 @@ class Stream(Protocol):
         """An estimate of the completion tokens seen so far, for a call that ends without usage."""
 
 
+@runtime_checkable
+class TellsFailure(Protocol):
+    """The ability of a stream whose dialect numbers its events, or closes what it opened, to tell of a failure."""
+
+    def failure(self, error: GatewayError, request_id: str) -> bytes:
+        """The events that end the stream instead of its own end."""
+
+
 class Answer(Protocol):
     """A complete, unstreamed answer, ready for the client."""
 
     body: bytes
+    content_type: bytes
     usage: Usage | None
 
     def produced(self) -> int:
@@ -181,10 +196,14 @@ class Answer(Protocol):
 class Provider(Protocol):
     """A dialect that upstreams speak. Stateless; a module in `providers/` has `PROVIDER`.
 
-    A provider that answers by itself also implements `Transport`.
+    A provider that answers by itself also implements `Transport`; one that needs more than a key, `Authorizes`.
     """
 
     dialect: str
+
+    def serves(self, operation: str, target: Target) -> bool:
+        """Whether it takes this operation: an endpoint's `operation`, such as `chat/completions`. It is asked for no
+        other."""
 
     def request(self, call: Call, target: Target) -> UpstreamRequest:
         """The call as this dialect says it."""
@@ -197,6 +216,42 @@ class Provider(Protocol):
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
         """An upstream's error status as ours."""
+
+
+@runtime_checkable
+class Authorizes(Protocol):
+    """The ability of a provider whose requests need a signature or a token that must be fetched."""
+
+    async def authorize(self, request: UpstreamRequest, target: Target, transport: Transport) -> None:
+        """Put the credential into the request's headers. Tokens are fetched through `transport` and kept in
+        `target.memo` or the provider until shortly before they end. Raises `GatewayError` (502) where that fails."""
+
+
+class Translator(Protocol):
+    """Tells one streamed chat answer in another dialect. One per attempt; no I/O, no clock."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take whole SSE events of chat's dialect, give the client's; `b""` while there is nothing to say."""
+
+    def finish(self) -> bytes:
+        """The answer is complete: give what ends it."""
+
+    def failure(self, error: GatewayError, request_id: str) -> bytes:
+        """The events that end it where it broke off."""
+
+
+class Translation(Protocol):
+    """A client's dialect told through chat completions, for targets that do not speak it themselves. Stateless."""
+
+    def request(self, call: Call) -> bytes:
+        """The call's body as one of `/v1/chat/completions`, `stream` included. Raises a 400 for what chat has no like
+        of."""
+
+    def answer(self, call: Call, body: bytes) -> bytes:
+        """A whole chat answer in the client's dialect."""
+
+    def stream(self, call: Call) -> Translator:
+        """A translator for the streamed answer; it is always told the usage."""
 
 
 class Vendors(Protocol):

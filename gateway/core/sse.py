@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: where they end, what they carry. No I/O and no state.
+"""Server-sent events as bytes: where they end, what they carry. No I/O.
 
 Lines end in LF, CRLF or CR and nothing else; text is never decoded, so an event may be cut or hold anything. The end of
 an event belongs to it: joining the events of a block gives the block.
@@ -77,3 +77,46 @@ def has_id(event: bytes) -> bool:
 def without_ids(block: bytes) -> bytes:
     """The block less its `id:` lines."""
     return _ID.sub(b"", block)
+
+
+class Splitter:
+    """Whole events out of bytes cut anywhere. `most` bounds what an unfinished event may hold."""
+
+    __slots__ = ("_held", "_most")
+
+    def __init__(self, most: int = 16 * 2**20) -> None:
+        self._held = bytearray()
+        self._most = most
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The events that are whole now: each one's name (empty without one) and data. Comments are left out. Raises
+        `ValueError` where an event is longer than may be."""
+        held = self._held
+        unsearched = max(0, len(held) - 2)
+        held += chunk
+        end = whole(held, unsearched)
+        if not end:
+            if len(held) > self._most:
+                raise ValueError("an event has no end")
+            return iter(())
+        block = bytes(held[:end])
+        del held[:end]
+        return _told(block)
+
+    def finish(self) -> Iterator[tuple[bytes, bytes]]:
+        """What is left when the body has ended: an event that only the end has ended."""
+        rest = bytes(self._held)
+        self._held.clear()
+        return _told(rest)
+
+
+def _told(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for event in events(block.removeprefix(b"\xef\xbb\xbf")):
+        payload = data(event)
+        if payload is not None:
+            yield kind(event), payload
+
+
+def event(payload: bytes, name: bytes = b"") -> bytes:
+    """An event of one line of data, under a name where it has one."""
+    return b"event: " + name + b"\ndata: " + payload + b"\n\n" if name else b"data: " + payload + b"\n\n"

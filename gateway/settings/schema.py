@@ -119,8 +119,58 @@ class Quirks(Section):
     """Request members the upstream knows by another name."""
     developer_role: Literal["keep", "system"] | None = None
     """system: the upstream does not know the role developer."""
+    operations: tuple[Name, ...] | None = None
+    """What it serves besides chat/completions, completions and embeddings, such as responses."""
     tokens_per_second: Annotated[Whole, Field(ge=1, le=100_000)] | None = None
     """How fast the built-in demo model streams; 40."""
+
+
+class AwsSettings(Section):
+    """Keys that sign requests to AWS."""
+
+    kind: Literal["aws"]
+    """Signature version 4."""
+    region: Name
+    """Such as us-east-1."""
+    access_key_id: Name
+    """The key's public part."""
+    secret_access_key: SecretStr
+    """The key's secret part."""
+    session_token: SecretStr | None = None
+    """Belongs to temporary keys."""
+
+
+class EntraSettings(Section):
+    """An application of Microsoft Entra ID, for Azure OpenAI without a key."""
+
+    kind: Literal["entra"]
+    """A token by client secret."""
+    tenant_id: Name
+    """The directory."""
+    client_id: Name
+    """The application."""
+    client_secret: SecretStr
+    """The application's secret."""
+    authority: Text = "https://login.microsoftonline.com"
+    """Where tokens come from."""
+    scope: Text = "https://cognitiveservices.azure.com/.default"
+    """What the token is for."""
+
+
+class ServiceAccountSettings(Section):
+    """A Google service account, for Vertex AI."""
+
+    kind: Literal["service_account"]
+    """A token by a signed assertion."""
+    file: Name
+    """The account's key file, JSON."""
+    project: Name | None = None
+    """The project whose models are used; the account's own by default."""
+    location: Name = "global"
+    """Such as europe-west4."""
+
+
+CredentialSettings = Annotated[AwsSettings | EntraSettings | ServiceAccountSettings, Field(discriminator="kind")]
 
 
 class Patience(Section):
@@ -151,6 +201,8 @@ class ProviderSettings(Patience):
     """The key, best as ${NAME} or ${file:/run/secrets/name}."""
     api_key_env_var: VariableName | None = None
     """The environment variable that holds the key."""
+    auth: CredentialSettings | None = Field(default=None, repr=False)
+    """Instead of a key: kind aws, entra or service_account."""
     api_version: Name | None = None
     """Azure: the dated API version; with it the deployment (upstream_model) goes into the path."""
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, repr=False)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.deployment import Deadlines, Tls, Upstream
 from gateway.core.secret import Secret
+from gateway.settings.credentials import credential
 from gateway.settings.findings import Findings
 from gateway.settings.problems import KeyPath, nearest
 from gateway.settings.schema import Patience, ProviderSettings, Quirks, TlsSettings, VendorRow
@@ -51,7 +52,8 @@ class UpstreamBuilder:
             name=name,
             dialect=dialect,
             base_url=base_url,
-            api_key=self._key(provider, row, path),
+            api_key=None if provider.auth is not None else self._key(provider, row, path),
+            credential=credential(provider.auth, (*path, "auth"), self._findings),
             vendor=vendor,
             quirks=MappingProxyType(quirks),
             headers=MappingProxyType(dict(provider.headers)),
