@@ -17,7 +17,9 @@ from gateway.desk import Desk
 from gateway.endpoints import chat_completions, livez, me, metrics, model, models, readyz
 from gateway.quotas.memory import MemoryStore
 from gateway.quotas.windows import Calendar
+from gateway.relay import Carrier
 from gateway.world import World
+from providers.openai import PROVIDER
 from tests.support.calls import ADA, CHAT, a_limit, a_model, a_route, a_target
 
 LIMITS = LimitSet(
@@ -35,6 +37,10 @@ class Snapshot:
         }
 
 
+NOWHERE: Any = None  # these questions never reach an upstream
+CARRIERS = {"corp": Carrier(PROVIDER, NOWHERE)}
+
+
 class Away(MemoryStore):
     async def peek(self, limits: Any) -> Any:
         raise StoreUnavailable("away")
@@ -43,7 +49,7 @@ class Away(MemoryStore):
 def a_desk(rest: str = "", *, principal: Principal = ADA, store: MemoryStore | None = None) -> Desk:
     names = ("model_access", "rate_limit", "concurrency", "quota")
     snapshot: Any = Snapshot()
-    world = World(snapshot, [plugins.policy(name, {}) for name in names], {})
+    world = World(snapshot, [plugins.policy(name, {}) for name in names], CARRIERS)
     return Desk(principal, rest, world, store or MemoryStore(Calendar(ZoneInfo("UTC"))), lambda model_id: LIMITS, CHAT)
 
 
@@ -157,7 +163,7 @@ async def test_me_shows_the_limits_on_the_models_that_the_caller_may_use_and_eac
     of_model = {name: Limit("model", name, "requests", "day", 9) for name in ("small", "org/large", "smart")}
     names = ("model_access", "quota")
     snapshot: Any = Snapshot()
-    world = World(snapshot, [plugins.policy(name, {}) for name in names], {})
+    world = World(snapshot, [plugins.policy(name, {}) for name in names], CARRIERS)
     listed = Principal("k2", "eve@example.com", "research", frozenset({"small"}))
     store = MemoryStore(Calendar(ZoneInfo("UTC")))
     desk = Desk(listed, "", world, store, lambda model_id: LimitSet(quota=(shared, of_model[model_id])), CHAT)
