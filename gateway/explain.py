@@ -14,7 +14,7 @@ from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError, accounting_unavailable, invalid_request
 from gateway.core.limits import Claim, Level, Limit, LimitSet
 from gateway.core.money import in_units
-from gateway.core.ports import Policy, StoreUnavailable
+from gateway.core.ports import Inspects, Policy, StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.identity.callers import Asked
 from gateway.trial import Trial
@@ -90,7 +90,7 @@ async def explain(
         call = _call(question, asked.principal, world, limits)
     except GatewayError as error:
         return answer | {"decision": _decision(_Refusal(error, "request"))}
-    refusal, answer["policies"] = _checked(world, call)
+    refusal, answer["policies"] = await _checked(world, call)
     if refusal is None:
         refusal, held = await _claimed(world.policies, call, counters)
         answer["limits"] = [_limit(each) for each in held]
@@ -129,7 +129,7 @@ def _call(question: Question, principal: Principal, world: World, limits: Callab
     return call
 
 
-def _checked(world: World, call: Call) -> tuple[_Refusal | None, list[dict[str, Any]]]:
+async def _checked(world: World, call: Call) -> tuple[_Refusal | None, list[dict[str, Any]]]:
     """Put the call before the chain, and tell what each policy says until one refuses."""
     refusal: _Refusal | None = None
     said: list[dict[str, Any]] = []
@@ -137,7 +137,7 @@ def _checked(world: World, call: Call) -> tuple[_Refusal | None, list[dict[str, 
         verdict, message = "passes", None
         if refusal is not None:
             verdict = "not_asked"
-        elif (error := _objection(world, policy, call)) is not None:
+        elif (error := await _objection(world, policy, call)) is not None:
             verdict, message = "would_refuse" if isinstance(policy, Trial) else "refuses", error.message
             refusal = None if isinstance(policy, Trial) else _Refusal(error, policy.name)
         shadow = isinstance(policy, Trial)
@@ -145,12 +145,14 @@ def _checked(world: World, call: Call) -> tuple[_Refusal | None, list[dict[str, 
     return refusal, said
 
 
-def _objection(world: World, policy: Policy, call: Call) -> GatewayError | None:
-    """What a policy's check says against the call, in the words that the caller would read."""
+async def _objection(world: World, policy: Policy, call: Call) -> GatewayError | None:
+    """What a policy says against the call, in the words that the caller would read."""
     if isinstance(policy, Trial):
-        return policy.refusal(call)
+        return policy.refusal(call) or await policy.objection(call)
     try:
         policy.check(call)
+        if isinstance(policy, Inspects):
+            await policy.inspect(call)
     except GatewayError as error:
         if error.code == "model_not_found":
             return world.unknown_model(call.model_id, call.principal)

@@ -88,6 +88,8 @@ class Pipeline:
                 body = Body(await client.body(server.max_body_bytes))
                 call = known.call = self._read(endpoint, known.principal, body, client, world, request_id, started)
                 world.check(call)
+                if world.inspecting or world.filtering:
+                    await world.inspect(call)
                 if key is None:
                     await self._make(call, client, world, headers)
                 else:

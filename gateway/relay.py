@@ -27,6 +27,7 @@ from gateway.core.errors import (
 from gateway.core.headers import Headers, safe_value
 from gateway.core.ports import Answer, Authorizes, Provider, Stream, TellsFailure
 from gateway.core.upstream import Exchange, Transport, UpstreamFailure
+from gateway.filtering import FilteredAnswer, FilteredStream, applies
 from gateway.routing import order
 from gateway.telemetry.metrics import Metrics
 from gateway.translation import TranslatedAnswer, TranslatedStream, as_chat, through_chat
@@ -176,11 +177,15 @@ class Relay:
                 await self._refused(exchange, provider, target)
             elif call.streamed:
                 stream = provider.stream(call, target)
+                if applies(call):
+                    stream = FilteredStream(stream, call.filters)
                 if translation is not None:
                     stream = TranslatedStream(stream, translation.stream(run.call))
                 await self._pump(run, client, exchange, stream, headers)
             else:
                 answer = await self._answer(call, exchange, provider, target)
+                if applies(call):
+                    answer = FilteredAnswer(answer, call.filters)
                 if translation is not None:
                     answer = TranslatedAnswer(answer, translation.answer(run.call, answer.body))
                 await self._reply(run, client, answer, headers)

@@ -80,7 +80,7 @@ class Services:
             path=Path(path) if path else None,
             environ=environ,
             flags={},
-            known_policies=plugins.names("policies"),
+            known_policies=plugins.policy_names(),
             known_dialects=frozenset(plugins.providers()),
             check_policy=plugins.policy,
         )

@@ -22,9 +22,10 @@ def can_take(endpoint: Inference, target: Target, provider: Provider) -> bool:
 
 
 def through_chat(call: Call, target: Target, provider: Provider) -> Translation | None:
-    """The translation that a call to this target needs, None where its provider serves the endpoint itself."""
+    """The translation that a call to this target needs, None where its provider serves the endpoint itself. Filters
+    read chat alone, so a call that has any goes through it."""
     translation = call.endpoint.translation
-    if translation is None or provider.serves(call.endpoint.operation, target):
+    if translation is None or (provider.serves(call.endpoint.operation, target) and not call.filters):
         return None
     return translation
 

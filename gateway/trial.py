@@ -7,13 +7,14 @@ what it claims is counted by limits that refuse nobody.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from gateway.core.call import Call
 from gateway.core.errors import GatewayError
 from gateway.core.limits import Claim, Level, Limit
-from gateway.core.ports import OnStoreError, Policy
+from gateway.core.ports import Inspects, OnStoreError, Policy
 
 logger = logging.getLogger("aidock.policies")
 
@@ -35,6 +36,10 @@ class Trial:
         if self.refusal(call) is not None:
             call.shadowed += (self.name,)
 
+    async def inspect(self, call: Call) -> None:
+        if await self.objection(call) is not None:
+            call.shadowed += (self.name,)
+
     def claims(self, call: Call) -> Sequence[Claim]:
         return self._ask(call)[1]
 
@@ -45,22 +50,43 @@ class Trial:
         """What the policy's check would tell the caller."""
         return self._ask(call)[0]
 
+    async def objection(self, call: Call) -> GatewayError | None:
+        """What the policy would tell the caller once it has looked at the prompt."""
+        if not isinstance(self._policy, Inspects):
+            return None
+        with self._harmless():
+            try:
+                await self._policy.inspect(_seen(call))
+            except GatewayError as error:
+                return error
+        return None
+
     def _ask(self, call: Call) -> tuple[GatewayError | None, Sequence[Claim]]:
         """What the policy says of a copy of the call, and what it would hold."""
-        seen = replace(call, demand=replace(call.demand), headers=list(call.headers))
+        seen = _seen(call)
         refusal: GatewayError | None = None
-        try:
+        with self._harmless():
             try:
                 self._policy.check(seen)
             except GatewayError as error:
                 refusal = error
             return refusal, [Claim(self._shadows.of(limit), amount) for limit, amount in self._policy.claims(seen)]
+        return refusal, ()
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """A policy on trial must not harm the call, whatever is wrong with it. Its first defect is logged."""
+        try:
+            yield
         except Exception:
-            # A policy on trial must not harm the call, whatever is wrong with it.
             if not self._failed:
                 logger.exception("A policy in shadow fails; it refuses nothing.", extra={"policy": self.name})
             self._failed = True
-            return refusal, ()
+
+
+def _seen(call: Call) -> Call:
+    """A copy of the call for a policy to change as it likes."""
+    return replace(call, demand=replace(call.demand), headers=list(call.headers))
 
 
 class _Shadows:

@@ -11,7 +11,7 @@ from gateway.core.call import Call
 from gateway.core.deployment import Route
 from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError, invalid_request, model_not_found
-from gateway.core.ports import Policy
+from gateway.core.ports import Filters, Inspects, Policy
 from gateway.core.principal import Principal
 from gateway.relay import Carrier
 from gateway.settings.compile import Snapshot
@@ -19,11 +19,14 @@ from gateway.translation import can_take
 
 
 class World(NamedTuple):
-    """A snapshot with its policy chain built. Calls keep the world they began in; a reload makes another."""
+    """A snapshot with its policy chain built. Calls keep the world they began in; a reload makes another. `inspecting`
+    and `filtering` are the policies with these abilities."""
 
     snapshot: Snapshot
     policies: Sequence[Policy]
     carriers: Mapping[str, Carrier]
+    inspecting: Sequence[Inspects] = ()
+    filtering: Sequence[Filters] = ()
 
     def route(self, name: str, principal: Principal) -> Route:
         """What serves a public name. Raises 404, suggesting only what the caller may use."""
@@ -43,6 +46,12 @@ class World(NamedTuple):
                 raise self.unknown_model(call.model_id, call.principal) from error
             raise
         call.route = self._able(call.route, call.endpoint)
+
+    async def inspect(self, call: Call) -> None:
+        """Let policies that want to look at the prompt, and say what reads the answer. Raises what they raise."""
+        for policy in self.inspecting:
+            await policy.inspect(call)
+        call.filters = tuple(made for policy in self.filtering if (made := policy.filters(call)) is not None)
 
     def _able(self, route: Route, endpoint: Inference) -> Route:
         """The part of a route whose targets can take the endpoint's calls; usually all of it."""
@@ -68,5 +77,15 @@ class World(NamedTuple):
 
 def build(snapshot: Snapshot, carriers: Mapping[str, Carrier]) -> World:
     """Build a snapshot's chain. Raises `ValueError` naming a policy setting that is wrong."""
-    policies = tuple(plugins.policy(entry.name, entry.settings) for entry in snapshot.policies)
-    return World(snapshot, policies, carriers)
+    return assemble(snapshot, [plugins.policy(entry.name, entry.settings) for entry in snapshot.policies], carriers)
+
+
+def assemble(snapshot: Snapshot, policies: Sequence[Policy], carriers: Mapping[str, Carrier]) -> World:
+    """A world of a chain that is built."""
+    return World(
+        snapshot,
+        policies,
+        carriers,
+        inspecting=[policy for policy in policies if isinstance(policy, Inspects)],
+        filtering=[policy for policy in policies if isinstance(policy, Filters)],
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.core.ports import OnStoreError
 
@@ -43,6 +43,34 @@ class Settings:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{self._policy}.{name} must be a positive integer")
         return value
+
+    def switch(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._take(name, default)
+        if value is True or value is False:
+            return value
+        raise ValueError(f"{self._policy}.{name} must be true or false")
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """Some text; needed where there is no default."""
+        value = self._take(name, default)
+        if not isinstance(value, str) or (default is None and not value):
+            raise ValueError(f"{self._policy}.{name} must be text")
+        return value
+
+    def texts(self, name: str, default: Sequence[str] = ()) -> list[str]:
+        """A list of texts, none of them empty."""
+        value = self._take(name, list(default))
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
+            raise ValueError(f"{self._policy}.{name} must be a list of texts")
+        return list(value)
+
+    def sections(self, name: str) -> list[Settings]:
+        """A list of settings of their own."""
+        value = self._take(name, [])
+        if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
+            raise ValueError(f"{self._policy}.{name} must be a list of mappings")
+        return [Settings(f"{self._policy}.{name}[{index}]", item) for index, item in enumerate(value)]
 
     def done(self) -> None:
         if self._values:

@@ -10,15 +10,15 @@ from gateway.settings.problems import ConfigError
 
 
 def snapshot_of(document: Document) -> Snapshot:
-    """The snapshot; a configuration that cannot be served ends the program with exit code 78."""
+    """The snapshot; a configuration, or an extension, that cannot be served ends the program with exit code 78."""
     try:
         snapshot = compile_document(
             document,
             version=1,
-            known_policies=plugins.names("policies"),
+            known_policies=plugins.policy_names(),
             known_dialects=frozenset(plugins.providers()),
             check_policy=plugins.policy,
         )
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:
         fail(str(error), BAD_CONFIG)
     return snapshot

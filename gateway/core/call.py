@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.core.deployment import Route
     from gateway.core.endpoint import Inference
     from gateway.core.headers import Headers
+    from gateway.core.ports import TextFilter
     from gateway.core.principal import Principal
     from gateway.core.records import Decision
 
@@ -45,6 +46,12 @@ class Demand:
         """Lower the output cap; a cap never rises."""
         if self.output_cap is None or tokens < self.output_cap:
             self.output_cap = tokens
+            self._amounts = None
+
+    def expect_prompt(self, more: int) -> None:
+        """Reckon with so many prompt tokens more; fewer than before are not reckoned with."""
+        if more > 0:
+            self.prompt_tokens += more
             self._amounts = None
 
     def expect_output(self, tokens: int) -> None:
@@ -88,7 +95,8 @@ class Call:
     """One inference request. `request_id` is ours, whatever the client sent; `started` is on the monotonic clock,
     `created_at` on the counter store's, both in seconds. `claims` are what it holds until it settles, `decisions` what
     the policies that made them were told, `shadowed` the policies in shadow whose check would have refused it.
-    `as_chat` is the call as chat completions have it, once a target needed it so."""
+    `as_chat` is the call as chat completions have it, once a target needed it so; `filters` make what reads each text
+    of the answer on its way."""
 
     request_id: str
     endpoint: Inference
@@ -107,3 +115,9 @@ class Call:
     decisions: tuple[Decision, ...] = ()
     shadowed: tuple[str, ...] = ()
     as_chat: Call | None = None
+    filters: tuple[Callable[[], TextFilter], ...] = ()
+
+    def replace_body(self, body: Body) -> None:
+        """Make the call with another body. Each byte more may be a token more."""
+        self.demand.expect_prompt(len(body.raw) - len(self.body.raw))
+        self.body = body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from gateway.core.limits import Actual, Base, Claim, Count, Denied, Granted, Level, Limit
@@ -36,6 +36,33 @@ class Policy(Protocol):
 
     def denied(self, call: Call, level: Level) -> GatewayError:
         """The error that tells the caller that one of this policy's claims found no room."""
+
+
+class TextFilter(Protocol):
+    """Reads one text of an answer on its way to the client, in pieces cut anywhere, and says what the client gets.
+    Either method may raise `GatewayError`: then the answer ends there, with the finish reason `content_filter`."""
+
+    def feed(self, text: str) -> str:
+        """Some more of it; what may still belong to something is held back."""
+
+    def finish(self) -> str:
+        """It has ended: give what was held back."""
+
+
+@runtime_checkable
+class Inspects(Protocol):
+    """The ability of a policy to look at prompts at leisure, after every `check` and before anything is reserved."""
+
+    async def inspect(self, call: Call) -> None:
+        """Refuse by raising `GatewayError`, or `call.replace_body`."""
+
+
+@runtime_checkable
+class Filters(Protocol):
+    """The ability of a policy to act on answers, streamed ones too."""
+
+    def filters(self, call: Call) -> Callable[[], TextFilter] | None:
+        """What makes a filter for each text of the call's answer, None where it needs none."""
 
 
 class StoreUnavailable(Exception):

@@ -26,7 +26,7 @@ PAGES = sorted(
 RUN = frozenset({"aidock", "cat", "cp", "curl", "echo", "export", "mkdir", "sleep", "sqlite3"})
 SKIPPED = frozenset({"apt-get", "cd", "docker", "git", "kill", "make", "source"})
 """What installs, needs the network, or ends the gateway that the other examples need."""
-SHOWN = frozenset({"text", "nginx"})
+SHOWN = frozenset({"text", "nginx", "toml"})
 """What is there to be read."""
 
 ADDRESS = "127.0.0.1:8080"

@@ -38,7 +38,7 @@ from gateway.quotas.memory import MemoryStore
 from gateway.quotas.windows import Calendar
 from gateway.relay import Carrier, Relay
 from gateway.telemetry.metrics import Metrics
-from gateway.world import World
+from gateway.world import assemble
 from providers.openai import PROVIDER
 from tests.support.calls import ADA, CHAT, a_route
 
@@ -338,7 +338,7 @@ class Stage:
         chosen = policies if policies is not None else {"rate_limit": {}, "concurrency": {}, "quota": {}}
         chain = tuple(plugins.policy(name, settings) for name, settings in chosen.items())
         snapshot: Any = _Snapshot({route.name: route}, _Server(max_inflight))
-        self.world = world = World(snapshot, chain, carriers)
+        self.world = world = assemble(snapshot, chain, carriers)
         self.directory = OneCaller(ADA, limits)
         directory: Any = self.directory
         self.admission = Admission(self.metrics, max_inflight)

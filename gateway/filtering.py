@@ -1,0 +1,184 @@
+"""Puts the texts of a chat answer through filters on their way to the client.
+
+Each text of each choice has filters of its own, one after the other. They may hold text back, so it can reach the
+client in other events than it came in, but never after its choice's finish reason. Tool calls are not texts: a program
+reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gateway.core import sse
+from gateway.core.body import DecodeError, decode, encode
+from gateway.core.call import Call
+from gateway.core.errors import GatewayError
+from gateway.core.ports import Answer, Stream, TextFilter
+from gateway.core.usage import Usage
+
+TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
+"""The members of a choice's message, of its delta, or of itself, that hold what a reader sees."""
+
+_FILTERED = frozenset({"chat/completions", "completions"})
+_DONE = b"data: [DONE]\n\n"
+
+Make = Callable[[], TextFilter]
+
+
+def applies(call: Call) -> bool:
+    """Whether an answer in the shape that the call asks for is filtered."""
+    return bool(call.filters) and call.endpoint.operation in _FILTERED
+
+
+class FilteredAnswer:
+    """An `Answer`, filtered."""
+
+    def __init__(self, answer: Answer, filters: Sequence[Make]) -> None:
+        self.content_type = answer.content_type
+        self.usage = answer.usage
+        self.produced = answer.produced
+        document = decode(answer.body)
+        for choice in _choices(document):
+            _filter_whole(choice, filters)
+        self.body = encode(document)
+
+
+class FilteredStream:
+    """A `Stream`, filtered. An answer that a filter ends is complete: the upstream is let go and charged for what it
+    wrote."""
+
+    def __init__(self, stream: Stream, filters: Sequence[Make]) -> None:
+        self._stream = stream
+        self._filters = filters
+        self._texts: dict[tuple[int, str], _Filtered] = {}
+        self._ended = False
+        self.produced = stream.produced
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._stream.usage
+
+    @property
+    def complete(self) -> bool:
+        return self._ended or self._stream.complete
+
+    @property
+    def begun(self) -> bool:
+        return self._stream.begun
+
+    def feed(self, chunk: bytes) -> bytes:
+        return b"" if self._ended else self._filtered(self._stream.feed(chunk))
+
+    def finish(self) -> bytes:
+        return self._filtered(self._stream.finish())
+
+    def _filtered(self, block: bytes) -> bytes:
+        told: list[bytes] = []
+        for event in sse.events(block):
+            told.append(self._event(event))
+            if self._ended:
+                break
+        return b"".join(told)
+
+    def _event(self, event: bytes) -> bytes:
+        payload = sse.data(event)
+        if payload is None or payload.strip() == b"[DONE]":
+            return event
+        try:
+            document = decode(payload)
+        except DecodeError:
+            return b""  # what cannot be read cannot be filtered
+        choices = _choices(document)
+        if not choices:
+            return event
+        kept = []
+        for choice in choices:
+            try:
+                told = self._choice(choice)
+            except GatewayError:
+                return self._cut(document, choice)
+            if told:
+                kept.append(choice)
+        document["choices"] = kept
+        return sse.event(encode(document)) if kept or document.get("usage") else b""
+
+    def _choice(self, choice: dict[str, Any]) -> bool:
+        """Filter what an event says of a choice; False where nothing is left to say."""
+        index = choice.get("index") or 0
+        finish = choice.get("finish_reason")
+        delta = choice.get("delta")
+        holder = delta if isinstance(delta, dict) else choice
+        choice["logprobs"] = None  # they spell the text out
+        held_back = False
+        for name in TEXTS:
+            text = holder.get(name)
+            if isinstance(text, str) and text:
+                holder[name] = self._filter(index, name).feed(text)
+                held_back = held_back or not holder[name]
+        if finish is not None:
+            for (of, name), filtered in self._texts.items():
+                if of == index:
+                    holder[name] = (holder.get(name) or "") + filtered.finish()
+            return True
+        if not held_back:
+            return True
+        return any(value for name, value in holder.items() if name not in ("index", "logprobs"))
+
+    def _filter(self, index: int, name: str) -> _Filtered:
+        filtered = self._texts.get((index, name))
+        if filtered is None:
+            filtered = self._texts[index, name] = _Filtered(self._filters)
+        return filtered
+
+    def _cut(self, document: dict[str, Any], choice: dict[str, Any]) -> bytes:
+        """A filter has ended the answer: say so as content filters do."""
+        self._ended = True
+        emptied: dict[str, Any] = {"delta": {}} if "delta" in choice else {"text": ""}
+        document.pop("usage", None)
+        document["choices"] = [
+            {"index": choice.get("index") or 0, **emptied, "logprobs": None, "finish_reason": "content_filter"}
+        ]
+        return sse.event(encode(document)) + _DONE
+
+
+class _Filtered:
+    """One text, through every filter in turn."""
+
+    def __init__(self, filters: Sequence[Make]) -> None:
+        self._filters = [make() for make in filters]
+
+    def feed(self, text: str) -> str:
+        for each in self._filters:
+            text = each.feed(text)
+        return text
+
+    def finish(self) -> str:
+        text = ""
+        for each in self._filters:
+            text = (each.feed(text) if text else "") + each.finish()
+        return text
+
+
+def _choices(document: object) -> list[dict[str, Any]]:
+    choices = document.get("choices") if isinstance(document, dict) else None
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def _filter_whole(choice: dict[str, Any], filters: Sequence[Make]) -> None:
+    """Filter a whole choice; one that a filter ends keeps nothing but the reason."""
+    message = choice.get("message")
+    holder = message if isinstance(message, dict) else choice
+    choice["logprobs"] = None
+    try:
+        for name in TEXTS:
+            text = holder.get(name)
+            if isinstance(text, str) and text:
+                filtered = _Filtered(filters)
+                holder[name] = filtered.feed(text) + filtered.finish()
+    except GatewayError as error:
+        choice["finish_reason"] = "content_filter"
+        if holder is choice:
+            choice["text"] = ""
+        else:
+            choice["message"] = {"role": "assistant", "content": None, "refusal": error.message}
