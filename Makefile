@@ -6,6 +6,7 @@ PORT ?=
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help run test soak lint format bench clean
@@ -17,7 +18,7 @@ run: $(VENV)/.runs ## Install and start on http://127.0.0.1:8080 (PORT=9000 HOST
 	@$(BIN)/aidock serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(VENV)/.tests ## Run the whole suite (ARGS="-k words" narrows it)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 soak: $(VENV)/.tests ## Run the fault tests at full length, for an hour or two, and print their table
 	@table=$$(mktemp); AIDOCK_SOAK=1 AIDOCK_FAULT_TABLE=$$table $(BIN)/python -m pytest tests/faults $(ARGS); code=$$?; \

@@ -17,8 +17,9 @@ from types import FrameType, TracebackType
 from typing import Self
 
 PROJECT = Path(__file__).resolve().parent.parent
-PORTS = range(20_000, 32_000)
-"""Below the ephemeral range, so that no outgoing connection sits on a port that we want to listen on."""
+PORTS = range(12_000, 20_000)
+"""Below the ephemeral range, so that no outgoing connection sits on a port that we want to listen on, and apart from
+the ports of tests, which may run at the same time."""
 
 READY_S = 30.0
 STOP_S = 10.0

@@ -18,24 +18,12 @@ import pytest
 
 from gateway.guard import GuardLimits, GuardProtocol
 from gateway.server import AddressInUse, CannotListen, Drainable, ServerSettings, listen, server_config
+from tests.support.processes import free_port
 from tests.support.raw_app import StoryApp
 from tests.support.raw_http import Guarded, Peer, Reply, eventually
 
 ROOT = Path(__file__).parent.parent
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-def free_port() -> int:
-    """A port below the ephemeral range that nobody listens on."""
-    for port in range(20_000 + os.getpid() % 5000, 32_000):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
 
 
 class Program:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from tests.cli.command import Shell
-from tests.support.gateway import free_port
+from tests.support.processes import free_port
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.gateway import Gateway, chat, free_port, running_gateway
+from tests.support.gateway import Gateway, chat, running_gateway
 from tests.support.misbehaving import Misbehaving, Step
+from tests.support.processes import free_port
 
 UPSTREAM_KEY = "sk-upstream-key-0123456789abcdef"
 IMPATIENT: dict[str, Any] = {"first_byte_timeout": 0.3, "idle_timeout": 0.3}

@@ -14,8 +14,9 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e import wire
-from tests.support.gateway import Gateway, chat, free_port, running_gateway
+from tests.support.gateway import Gateway, chat, running_gateway
 from tests.support.misbehaving import Misbehaving, Serve
+from tests.support.processes import free_port
 from tests.support.redis_server import redis_server
 
 AT_ONCE = 100

@@ -14,8 +14,9 @@ from statistics import median
 import pytest
 
 from tests.e2e import wire
-from tests.support.gateway import Gateway, chat, free_port, running_gateway
+from tests.support.gateway import Gateway, chat, running_gateway
 from tests.support.misbehaving import Misbehaving, Serve
+from tests.support.processes import free_port
 from tests.support.until import until
 
 PLACES = 4

@@ -15,10 +15,8 @@ import concurrent.futures
 import itertools
 import json
 import os
-import random
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -39,10 +37,10 @@ from gateway.identity.pepper import load_pepper
 from gateway.storage import quotas
 from gateway.storage.engine import Database
 from tests.support.database import issue_key
+from tests.support.processes import children, free_port
 from tests.support.until import until
 
 ROOT = Path(__file__).parent.parent.parent
-PORTS = range(20_000, 32_000)
 START_S = 30.0
 STOP_S = 20.0
 SEEN_S = 5.0
@@ -127,7 +125,7 @@ class Gateway:
 
     def workers(self) -> list[int]:
         """The ids of its worker processes; none where it serves alone."""
-        return [pid for pid in _children(self.pid) if b"spawn_main" in _command_line(pid)]
+        return [pid for pid in children(self.pid) if b"spawn_main" in _command_line(pid)]
 
     def wait(self, within_s: float = STOP_S) -> int:
         """The exit code, once it has ended."""
@@ -343,10 +341,6 @@ async def _postgres_rows(url: str, query: str, values: Sequence[object]) -> list
         await connection.close()
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def _command_line(pid: int) -> bytes:
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -384,15 +378,3 @@ def _stop_cleanly(gateway: Gateway) -> None:
 def chat(text: str = "Hello", model: str = "demo", **members: Any) -> dict[str, Any]:
     """A chat completion's body."""
     return {"model": model, "messages": [{"role": "user", "content": text}], **members}
-
-
-def free_port() -> int:
-    """A port below the ephemeral range that nobody listens on."""
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

@@ -6,10 +6,8 @@ import contextlib
 import itertools
 import os
 import pwd
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from gateway.storage.migrate import migrate
+from tests.support.processes import children, free_port
 
 START_S = 30.0
-PORTS = range(20_000, 32_000)
 _ROOM = 2 * 1024**3
 ADMIN = "aidock"
 PASSWORD = "only for tests"
@@ -78,7 +76,7 @@ class PostgresServer:
     def start(self) -> None:
         """On the port it had before, or on a free one."""
         for _ in range(5):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             self._process = self._launch(port)
             if self._answers(port):
                 self.port = port
@@ -250,23 +248,9 @@ def _identity() -> dict[str, int | list[int]]:
 
 def _family(pid: int) -> list[int]:
     """A process and its children."""
-    children: list[int] = []
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [pid, *children]
+    return [pid, *children(pid)]
 
 
 def _send(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _free_port() -> int:
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
