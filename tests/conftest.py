@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.alone import room
 from tests.support.postgres_server import PostgresServer, postgres_server
-from tests.support.processes import MOST_WORKERS
 
 _LONG = ("faults", "docs", "e2e", "cli", "quotas", "storage")
 """Rooms with files that take longest. They are begun first, so that no worker is left with one at the end."""
+_MOST_WORKERS = 4
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +26,16 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: tests wait half of their time, for servers that start and deadlines."""
-    return min((os.cpu_count() or 1) + 1, MOST_WORKERS)
+    """One more than there are processors: tests wait half of their time, for servers that start and deadlines. Few in
+    any case, as a container may have less of the processors than it sees."""
+    return min(len(os.sched_getaffinity(0)) + 1, _MOST_WORKERS)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """The wait for the machine is no part of a test's time."""
+    with room(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

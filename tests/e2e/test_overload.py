@@ -28,6 +28,8 @@ PROBE_S = 0.1
 BUSY_BOX_S = 0.3
 """What other programs on the machine may add."""
 
+pytestmark = pytest.mark.alone
+
 
 @dataclass
 class Crowded:

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 PORTS = range(20_000, 32_000)
-MOST_WORKERS = 8
-"""As many processes may run tests side by side; each has a share of the ports."""
+SHARES = 12
+"""Of the ports, one for each process that runs tests beside others."""
 STOP_S = 5.0
 
 
@@ -51,7 +51,7 @@ def free_port() -> int:
 def _share() -> Iterator[int]:
     """This worker's ports, in an order of its own; all of them where tests run in one process."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
-    ports = PORTS if worker is None else PORTS[int(worker.removeprefix("gw")) % MOST_WORKERS :: MOST_WORKERS]
+    ports = PORTS if worker is None else PORTS[int(worker.removeprefix("gw")) % SHARES :: SHARES]
     return itertools.cycle(random.sample(ports, len(ports)))
 
 
