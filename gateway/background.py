@@ -20,8 +20,8 @@ from gateway.recount import REVISION, Recount
 from gateway.services import Services
 from gateway.settings.compile import Snapshot
 from gateway.settings.watch import Watcher
+from gateway.storage import daily, revisions
 from gateway.storage import ledger as ledger_table
-from gateway.storage import revisions
 from gateway.storage.errors import DatabaseUnavailable
 from gateway.storage.settings import installation
 
@@ -176,7 +176,7 @@ class Background:
         """See that days are those of the time zone; the name by which a counter store knows whose counters it has."""
         snapshot = self._services.reloader.current
         async with self._services.database.write() as session:
-            if await ledger_table.follow_zone(session, snapshot.zone):
+            if await daily.follow_zone(session, snapshot.zone):
                 logger.warning(
                     "the daily sums were made anew for another time zone", extra={"zone": str(snapshot.zone)}
                 )

@@ -25,8 +25,9 @@ from gateway.ledger.table import LedgerTable
 from gateway.local import Counters
 from gateway.recount import REVISION
 from gateway.settings.compile import Snapshot
-from gateway.storage import audit, ledger, revisions
-from gateway.storage.audit import KEYS, Period
+from gateway.storage import audit, daily, ledger, revisions
+from gateway.storage.audit import Period
+from gateway.storage.daily import KEYS
 from gateway.storage.engine import Database
 
 _LOOK_S = 0.25
@@ -80,7 +81,7 @@ class Reconciliation:
             done += [f"{taken} rows went from quarantine to the ledger, {left} stay"] if taken else []
         for day in self._wrong_days:
             async with self._database.write() as session:
-                await audit.rebuild_day(session, day, self._zone)
+                await daily.rebuild_day(session, day, self._zone)
             done.append(f"the sums of {day} were made anew from its rows")
         if done or "counters" in wrong:
             async with self._database.write() as session:

@@ -15,7 +15,8 @@ from gateway.core.limits import Count, Limit
 from gateway.core.money import MAX_AMOUNT, Price
 from gateway.ledger.inspection import Inspection
 from gateway.ledger.quarantine import Quarantined
-from gateway.storage.audit import KEYS, SUMS, Group, Priced, Totals
+from gateway.storage.audit import Group, Priced, Totals
+from gateway.storage.daily import KEYS, SUMS
 
 SHOWN = 20
 """Differences that a check tells in words; the others are counted."""

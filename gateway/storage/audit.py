@@ -10,23 +10,14 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import tzinfo
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Numeric, Select, case, cast, delete, func, insert, literal, select, text
+from sqlalchemy import ColumnElement, Numeric, Select, case, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.core.money import TOKENS_PER_PRICE
+from gateway.storage.daily import KEYS, SUMS, row_sums, summing
 from gateway.storage.days import day_after, day_of, start_of
 from gateway.storage.tables import LEDGER, PRICES_SEEN, TERMINAL, USAGE_DAILY
 
-KEYS: Final = ("department", "user", "key_id", "model_id", "provider")
-SUMS: Final = (
-    "requests",
-    "refunds",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "cost_microusd",
-)
 _CHUNK: Final = 500
 _LAST_MOMENT: Final = 253_402_300_800.0
 """The end of the year 9999, which is as far as days have names."""
@@ -86,7 +77,7 @@ async def days(session: AsyncSession, period: Period, zone: tzinfo) -> list[str]
 
 async def summed_rows(session: AsyncSession, day: str, zone: tzinfo) -> dict[Group, Totals]:
     """A day's rows, added up."""
-    return _by_group(await session.execute(_summing(day, zone)))
+    return _by_group(await session.execute(summing(day, zone)))
 
 
 async def daily_sums(session: AsyncSession, day: str) -> dict[Group, Totals]:
@@ -96,19 +87,9 @@ async def daily_sums(session: AsyncSession, day: str) -> dict[Group, Totals]:
     return _by_group(await session.execute(query))
 
 
-async def rebuild_day(session: AsyncSession, day: str, zone: tzinfo) -> None:
-    """Make a day's sums anew from its rows. Rows that land meanwhile wait, and add themselves to the new sums."""
-    if session.get_bind().dialect.name == "postgresql":
-        await session.execute(text("LOCK TABLE usage_daily IN SHARE ROW EXCLUSIVE MODE"))
-    await session.execute(delete(USAGE_DAILY).where(USAGE_DAILY.c.day == day))
-    query = _summing(day, zone)
-    columns = [literal(day).label("day"), *query.selected_columns]
-    await session.execute(insert(USAGE_DAILY).from_select(["day", *KEYS, *SUMS], query.with_only_columns(*columns)))
-
-
 async def row_total(session: AsyncSession, period: Period, zone: tzinfo) -> Totals:
     """All rows together, in one sum that knows nothing of days and groups."""
-    query = _within(select(*_row_sums()), period, zone)
+    query = _within(select(*row_sums()), period, zone)
     return _integers((await session.execute(query)).one())
 
 
@@ -195,20 +176,6 @@ def _within(query: Select[Any], period: Period, zone: tzinfo) -> Select[Any]:
     if start is not None:
         query = query.where(LEDGER.c.created_at >= start)
     return query if end is None else query.where(LEDGER.c.created_at < end)
-
-
-def _summing(day: str, zone: tzinfo) -> Select[Any]:
-    keys = [LEDGER.c[name] for name in KEYS]
-    return _within(select(*keys, *_row_sums()), Period(day, day), zone).group_by(*keys)
-
-
-def _row_sums() -> list[ColumnElement[Any]]:
-    row = LEDGER.c
-    return [
-        func.coalesce(func.sum(case((row.kind != "adjust", 1), else_=0)), 0).label("requests"),
-        func.coalesce(func.sum(case((row.kind == "refund", 1), else_=0)), 0).label("refunds"),
-        *(func.coalesce(func.sum(row[name]), 0).label(name) for name in SUMS[2:]),
-    ]
 
 
 def _by_group(rows: Iterable[Any]) -> dict[Group, Totals]:

@@ -1,4 +1,4 @@
-"""The ledger and its daily sums. SQLAlchemy Core throughout: rows come by the hundred."""
+"""The ledger, and reports of it. SQLAlchemy Core throughout: rows come by the hundred."""
 
 from __future__ import annotations
 
@@ -7,32 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import tzinfo
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, literal, select
+from sqlalchemy import ColumnElement, Select, case, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.core.limits import NOTHING, Actual, Metric, Scope
 from gateway.core.money import MICROS_PER_DOLLAR, Price
 from gateway.core.records import OutcomeRecord
-from gateway.storage import ledger_rows, settings
+from gateway.storage import daily, ledger_rows
+from gateway.storage.daily import SUMS
 from gateway.storage.days import day_after, day_of, start_of
 from gateway.storage.errors import Invalid
-from gateway.storage.statements import insert_into, insert_many
+from gateway.storage.statements import insert_into
 from gateway.storage.tables import LEDGER, PRICES_SEEN, TERMINAL, USAGE_DAILY
 
-_ZONE: Final = "timezone"
 MAX_BATCH: Final = 500
 """Rows per statement; more would pass a database's limit on bound values."""
 
-_SUMS: Final = (
-    "requests",
-    "refunds",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "cost_microusd",
-)
-_REPORTED: Final = ("requests", *_SUMS[2:6])
+_REPORTED: Final = ("requests", *SUMS[2:6])
 
 _GROUPINGS: Final = {
     "department": USAGE_DAILY.c.department,
@@ -49,12 +40,6 @@ _SUBJECT_COLUMN: Final[dict[Scope, str]] = {
     "model": "model_id",
 }
 
-_ADDED_UP: Final = 'ON CONFLICT (day, department, "user", key_id, model_id, provider) DO UPDATE SET ' + ", ".join(
-    f"{name} = usage_daily.{name} + excluded.{name}" for name in _SUMS
-)
-
-_DayKey = tuple[str, str, str, str, str, str]
-
 
 async def insert_rows(session: AsyncSession, rows: Sequence[OutcomeRecord], zone: tzinfo) -> int:
     """Add up to `MAX_BATCH` rows and, for those that were not there yet, their share of the daily sums.
@@ -69,31 +54,8 @@ async def insert_rows(session: AsyncSession, rows: Sequence[OutcomeRecord], zone
         raise Invalid(f"A batch has at most {MAX_BATCH} rows.")
     new = await ledger_rows.add(session, rows)
     if new:
-        await insert_many(await session.connection(), USAGE_DAILY, _daily_sums(new, zone), _ADDED_UP)
+        await daily.add(session, new, zone)
     return len(new)
-
-
-def _daily_sums(rows: Iterable[OutcomeRecord], zone: tzinfo) -> list[tuple[Any, ...]]:
-    """The rows summed as `usage_daily` has them, in the order of its key so that two writers cannot deadlock."""
-    days: dict[int, str] = {}
-    totals: dict[_DayKey, list[int]] = {}
-    for row in rows:
-        minute = int(row.created_at // 60)
-        day = days.get(minute)
-        if day is None:
-            day = days[minute] = day_of(row.created_at, zone)
-        key = (day, row.department, row.user, row.key_id, row.model_id, row.provider)
-        total = totals.get(key)
-        if total is None:
-            total = totals[key] = [0] * len(_SUMS)
-        total[0] += row.kind != "adjust"
-        total[1] += row.kind == "refund"
-        total[2] += row.prompt_tokens or 0
-        total[3] += row.completion_tokens or 0
-        total[4] += row.cached_tokens or 0
-        total[5] += row.reasoning_tokens or 0
-        total[6] += row.cost_microusd
-    return [(*key, *totals[key]) for key in sorted(totals)]
 
 
 async def usage(
@@ -226,45 +188,6 @@ async def receipt(
     for row in rows:
         row["decisions"] = json.loads(row["decisions"] or "[]")
     return rows
-
-
-async def follow_zone(session: AsyncSession, zone: tzinfo) -> bool:
-    """Make the daily sums anew where they were made for another time zone; whether they were."""
-    name = str(zone)
-    before = await settings.claim(session, _ZONE, name)
-    if before == name:
-        return False
-    await rebuild_daily(session, zone)
-    await settings.put(session, _ZONE, name)
-    return True
-
-
-async def rebuild_daily(session: AsyncSession, zone: tzinfo) -> None:
-    """Sum the whole ledger again, for a new time zone or because the sums are in doubt. Reads every row once."""
-    await session.execute(delete(USAGE_DAILY))
-    earliest, latest = (
-        await session.execute(select(func.min(LEDGER.c.created_at), func.max(LEDGER.c.created_at)))
-    ).one()
-    if earliest is None:
-        return
-    day = day_of(earliest, zone)
-    while start_of(day, zone) <= latest:
-        following = day_after(day)
-        await session.execute(_summing_insert(session, day, start_of(day, zone), start_of(following, zone)))
-        day = following
-
-
-def _summing_insert(session: AsyncSession, day: str, start: float, end: float) -> Any:
-    row = LEDGER.c
-    keys = [row.department, row.user, row.key_id, row.model_id, row.provider]
-    sums = [
-        func.sum(case((row.kind != "adjust", 1), else_=0)),
-        func.sum(case((row.kind == "refund", 1), else_=0)),
-        *(func.sum(func.coalesce(row[name], 0)) for name in _SUMS[2:]),
-    ]
-    query = select(literal(day), *keys, *sums).where(row.created_at >= start, row.created_at < end).group_by(*keys)
-    names = [column.name for column in USAGE_DAILY.primary_key] + list(_SUMS)
-    return insert_into(session, USAGE_DAILY).from_select(names, query)
 
 
 async def remember_prices(session: AsyncSession, prices: Iterable[Price], now: float) -> None:

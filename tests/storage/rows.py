@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 
 from gateway.core.records import OutcomeRecord
-from gateway.storage import ledger
+from gateway.storage import daily, ledger
 from gateway.storage.engine import Database
 from gateway.storage.tables import LEDGER, USAGE_DAILY
 
@@ -89,5 +89,5 @@ async def dump(database: Database) -> tuple[list[tuple[Any, ...]], list[tuple[An
 async def assert_daily_sums_equal_the_ledger(database: Database) -> None:
     _, days = await dump(database)
     async with database.write() as session:
-        await ledger.rebuild_daily(session, BERLIN)
+        await daily.rebuild(session, BERLIN)
     assert (await dump(database))[1] == days

@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import delete, insert, update
 
 from gateway.core.money import MAX_AMOUNT, Price
-from gateway.storage import audit, ledger
-from gateway.storage.audit import KEYS, Period, Priced
+from gateway.storage import audit, daily, ledger
+from gateway.storage.audit import Period, Priced
+from gateway.storage.daily import KEYS, SUMS
 from gateway.storage.days import day_after, day_of
 from gateway.storage.engine import Database
 from gateway.storage.tables import LEDGER, USAGE_DAILY
@@ -95,11 +96,11 @@ async def test_a_day_that_was_tampered_with_is_found_and_made_anew(database: Dat
     assert TODAY in wrong
     async with database.write() as session:
         for day in wrong:
-            await audit.rebuild_day(session, day, BERLIN)
+            await daily.rebuild_day(session, day, BERLIN)
     assert await wrong_days(database) == []
     _, sums = await dump(database)
     async with database.write() as session:
-        await ledger.rebuild_daily(session, BERLIN)
+        await daily.rebuild(session, BERLIN)
     assert (await dump(database))[1] == sums
 
 
@@ -124,7 +125,7 @@ async def test_rows_that_land_while_a_day_is_made_anew_are_in_it_once(database: 
 
     async def rebuild() -> None:
         async with database.write() as session:
-            await audit.rebuild_day(session, TODAY, BERLIN)
+            await daily.rebuild_day(session, TODAY, BERLIN)
 
     landing = [add(database, row(f"later{n}")) for n in range(10)]
     await asyncio.gather(*landing[:5], rebuild(), *landing[5:])
@@ -207,6 +208,6 @@ async def test_a_row_at_an_impossible_moment_is_missed_in_the_totals(database: D
 
 async def test_a_sum_without_rows_is_a_day_like_any_other(database: Database) -> None:
     await add(database, row("r1"))
-    group = {"day": "2001-01-01", **dict.fromkeys(KEYS, "x"), **dict.fromkeys(audit.SUMS, 1)}
+    group = {"day": "2001-01-01", **dict.fromkeys(KEYS, "x"), **dict.fromkeys(SUMS, 1)}
     await change(database, insert(USAGE_DAILY).values(**group))
     assert await wrong_days(database) == ["2001-01-01"]

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from gateway.core.limits import NOTHING, Actual
 from gateway.core.money import Price
 from gateway.core.records import OutcomeRecord
-from gateway.storage import ledger
+from gateway.storage import daily, ledger
 from gateway.storage.errors import Invalid
 from gateway.storage.tables import LEDGER
 from tests.storage.rows import BERLIN, NOON, assert_daily_sums_equal_the_ledger, insert, many, row
@@ -52,11 +52,11 @@ async def test_another_time_zone_makes_the_days_anew_once(database):
     new_york = ZoneInfo("America/New_York")
     at = ledger.start_of("2026-03-29", BERLIN) + 1
     async with database.write() as session:
-        assert not await ledger.follow_zone(session, BERLIN), "an empty ledger has the zone it begins with"
+        assert not await daily.follow_zone(session, BERLIN), "an empty ledger has the zone it begins with"
         await ledger.insert_rows(session, [row("a", created_at=at)], BERLIN)
     for is_new in (True, False):
         async with database.write() as session:
-            assert await ledger.follow_zone(session, new_york) is is_new
+            assert await daily.follow_zone(session, new_york) is is_new
     async with database.read() as session:
         assert [line["day"] for line in await ledger.usage(session, ["day"])] == ["2026-03-28"]
 
@@ -71,7 +71,7 @@ async def test_an_unused_ledger_reports_nothing(database):
         assert await ledger.sums(session, "global", 0, None, BERLIN) == {}
     async with database.write() as session:
         assert await ledger.insert_rows(session, [], BERLIN) == 0
-        await ledger.rebuild_daily(session, BERLIN)
+        await daily.rebuild(session, BERLIN)
 
 
 async def test_usage_by_the_unknown_is_refused(database):
