@@ -1,0 +1,103 @@
+import base64
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from gateway.core.errors import GatewayError
+from gateway.core.usage import Usage
+from providers._embeddings import read_embeddings, written_embeddings
+from tests.providers.calls import EMBEDDINGS, a_call, a_target
+
+HUGE = 1e39
+"""More than a float32 can hold."""
+
+
+def asked(value: object, **members: Any) -> Any:
+    return a_call({"model": "gpt-x", "input": value, **members}, endpoint=EMBEDDINGS)
+
+
+def written(vectors: object, value: object, **members: Any) -> Any:
+    return json.loads(written_embeddings(vectors, asked(value, **members), Usage(3, 0), a_target()).body)
+
+
+@pytest.mark.parametrize(
+    ("value", "inputs"),
+    [
+        ("one", ["one"]),
+        (["one", "two"], ["one", "two"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+        (["text", [7]], ["text", [7]]),
+    ],
+)
+def test_every_form_of_input_is_a_list_in_its_order(value: object, inputs: list[object]) -> None:
+    assert read_embeddings(asked(value)).inputs == inputs
+
+
+@pytest.mark.parametrize("value", [[], 7, {}, [[]], [1.5], [True], ["a", 1], [{"image": "x"}]])
+def test_what_is_no_input_is_a_400(value: object) -> None:
+    with pytest.raises(GatewayError, match="'input'") as refused:
+        read_embeddings(asked(value))
+    assert (refused.value.status, refused.value.param) == (400, "input")
+
+
+def test_members_of_the_targets_own_are_kept_and_ours_are_read() -> None:
+    wanted = read_embeddings(asked("x", dimensions=256, task_type="query", user="u", nothing=None))
+    assert (wanted.dimensions, wanted.others) == (256, {"task_type": "query"})
+
+
+def test_tokens_are_a_400_where_a_target_reads_only_text() -> None:
+    assert read_embeddings(asked(["a", "b"])).texts(a_target()) == ["a", "b"]
+    with pytest.raises(GatewayError, match="not tokens") as refused:
+        read_embeddings(asked([[1, 2]])).texts(a_target())
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("encoding", ["hex", "", "BASE64"])
+def test_an_encoding_that_nobody_knows_is_a_400(encoding: str) -> None:
+    call = asked("x", encoding_format=encoding or 1)
+    with pytest.raises(GatewayError, match="encoding_format"):
+        read_embeddings(call)
+
+
+def test_floats_come_as_they_are_in_the_order_of_the_inputs() -> None:
+    told = written([[0.25, -1], [3.0e-5, 2.5]], ["a", "b"])
+    assert told["object"] == "list"
+    assert told["model"] == "gpt-x"
+    assert told["data"] == [
+        {"object": "embedding", "index": 0, "embedding": [0.25, -1]},
+        {"object": "embedding", "index": 1, "embedding": [3.0e-5, 2.5]},
+    ]
+    assert told["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
+def test_base64_is_little_endian_float32() -> None:
+    (one,) = written([[1.0, -0.5, 0.1]], [1, 2, 3], encoding_format="base64")["data"]
+    packed = base64.b64decode(one["embedding"], validate=True)
+    assert packed == struct.pack("<fff", 1.0, -0.5, 0.1)
+    assert packed[:4] == b"\x00\x00\x80\x3f"
+
+
+def test_usage_that_nobody_told_is_absent() -> None:
+    answer = written_embeddings([[1.0]], asked("a"), None, a_target())
+    assert answer.usage is None
+    assert "usage" not in json.loads(answer.body)
+    assert answer.produced() == 0
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+@pytest.mark.parametrize(
+    "vectors", [None, {}, [], [[1.0], [2.0]], [[]], [["1"]], [[True]], [[None]], ["AAAA"], [{"values": [1.0]}]]
+)
+def test_vectors_that_do_not_answer_the_inputs_are_a_502(vectors: object, encoding: str) -> None:
+    with pytest.raises(GatewayError) as broken:
+        written(vectors, "one text", encoding_format=encoding)
+    assert broken.value.status == 502
+
+
+def test_a_number_that_base64_cannot_hold_is_a_502() -> None:
+    assert written([[HUGE]], "a")["data"][0]["embedding"] == [HUGE]
+    with pytest.raises(GatewayError, match="cannot be read"):
+        written([[HUGE]], "a", encoding_format="base64")
