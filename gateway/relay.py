@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gateway.books import Books, Run
@@ -25,8 +25,8 @@ from gateway.core.errors import (
     upstream_timeout,
 )
 from gateway.core.headers import Headers, safe_value
-from gateway.core.ports import Answer, Authorizes, Provider, Stream, TellsFailure
-from gateway.core.upstream import Exchange, Transport, UpstreamFailure
+from gateway.core.ports import Answer, Provider, Stream
+from gateway.core.upstream import Exchange, Transport, UpstreamFailure, UpstreamRequest
 from gateway.filtering import FilteredAnswer, FilteredStream, applies
 from gateway.routing import order
 from gateway.telemetry.metrics import Metrics
@@ -54,10 +54,11 @@ _SHUTTING_DOWN = GatewayError(
 
 class Carrier(NamedTuple):
     """What speaks to one upstream: its dialect, and the pool that carries it, or the provider itself where it
-    answers alone."""
+    answers alone. `authorize` is there where the upstream wants more than a key."""
 
     provider: Provider
     transport: Transport
+    authorize: Callable[[UpstreamRequest, Target, Transport], Awaitable[None]] | None = None
 
 
 class Unanswered(Exception):
@@ -158,12 +159,12 @@ class Relay:
 
     async def _attempt(self, run: Run, client: Client, target: Target, carrier: Carrier, headers: Headers) -> None:
         """Ask one target and pass its answer on. Raises `Unanswered` while nothing has reached the client."""
-        provider, transport = carrier
+        provider, transport, authorize = carrier
         translation = through_chat(run.call, target, provider)
         call = run.call if translation is None else as_chat(run.call, translation)
         request = provider.request(call, target)
-        if isinstance(provider, Authorizes):
-            await provider.authorize(request, target, transport)
+        if authorize is not None:
+            await authorize(request, target, transport)
         exchange = transport.exchange(request)
         run.begin(target, exchange)
         try:
@@ -223,8 +224,7 @@ class Relay:
     async def _pump(self, run: Run, client: Client, exchange: Exchange, stream: Stream, headers: Headers) -> None:
         """A streamed answer. The status waits for the first bytes: a failure before them is still a status."""
         run.produced = stream.produced
-        if isinstance(stream, TellsFailure):
-            run.tell = stream.failure
+        run.tell = getattr(stream, "failure", None)
         data = b""
         try:
             while not stream.complete:

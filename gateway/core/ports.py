@@ -201,7 +201,6 @@ class Stream(Protocol):
         """An estimate of the completion tokens seen so far, for a call that ends without usage."""
 
 
-@runtime_checkable
 class TellsFailure(Protocol):
     """The ability of a stream whose dialect numbers its events, or closes what it opened, to tell of a failure."""
 
@@ -247,7 +246,8 @@ class Provider(Protocol):
 
 @runtime_checkable
 class Authorizes(Protocol):
-    """The ability of a provider whose requests need a signature or a token that must be fetched."""
+    """The ability of a provider whose requests need a signature or a token that must be fetched. It is asked for
+    upstreams that have a `credential`."""
 
     async def authorize(self, request: UpstreamRequest, target: Target, transport: Transport) -> None:
         """Put the credential into the request's headers. Tokens are fetched through `transport` and kept in
