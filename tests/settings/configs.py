@@ -9,7 +9,7 @@ from gateway.settings.load import load
 from gateway.settings.watch import Source
 
 POLICIES = frozenset({"model_access", "rate_limit", "concurrency", "quota"})
-DIALECTS = frozenset({"openai", "anthropic", "demo"})
+DIALECTS = frozenset({"mistral", "openai", "anthropic", "demo"})
 
 
 def write(folder: Path, text: str, name: str = "aidock.yaml") -> Path:

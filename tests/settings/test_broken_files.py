@@ -144,7 +144,7 @@ BROKEN = {
     "an unknown dialect": (
         "providers:\n  a: {dialect: opanai, base_url: http://h/v1}\n",
         (
-            "2:16: providers.a.dialect: there is no dialect 'opanai'; there are anthropic, demo, openai "
+            "2:16: providers.a.dialect: there is no dialect 'opanai'; there are anthropic, demo, mistral, openai "
             "(did you mean 'openai'?)"
         ),
     ),
