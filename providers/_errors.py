@@ -68,7 +68,8 @@ _CONTEXT_TOO_LONG = re.compile(
     r"|available context size|exceed_context_size"  # llama.cpp
     r"|context[_ ]length[_ ]exceeded|context window"
     r"|`inputs` tokens \+ `max_new_tokens`"  # TGI, Together
-    r"|prompt is too long|input is too long",
+    r"|prompt is too long|input is too long"
+    r"|too many tokens: ",  # Cohere
     re.IGNORECASE,
 )
 _FILTERED = re.compile(r"content management policy|ResponsibleAIPolicyViolation", re.IGNORECASE)

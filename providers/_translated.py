@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gateway.core import sse
@@ -46,12 +47,10 @@ class TranslatedStream(ABC):
         return self._taken()
 
     def finish(self) -> bytes:
-        try:
+        with suppress(ValueError, *DecodeError):  # what was cut off in the middle says nothing
             for message in self.rest():
                 if not self.complete:
                     self.read(message)
-        except (ValueError, *DecodeError) as error:
-            raise unreadable(self.target) from error
         if not self.complete:
             self.close()
         if not self.complete:
