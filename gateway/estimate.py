@@ -29,9 +29,10 @@ _MEDIA_URLS = ("data:image/", "data:audio/", "data:video/")
 
 
 def demand(call: Call) -> Demand:
-    """The most the call can use, by what its body says. Raises a 400 for members that make no sense."""
+    """The most the call can use, by what its body says. Raises a 400 for members that make no sense, a cap of 0 among
+    them: some upstreams read it as no cap at all."""
     endpoint, body = call.endpoint, call.body
-    caps = [cap for name in endpoint.caps if (cap := body.count(name)) is not None]
+    caps = [cap for name in endpoint.caps if (cap := body.count(name, least=1)) is not None]
     requested = max(caps, default=None)  # upstreams disagree on which of several counts
     bound, likely = _prompt(call)
     return Demand(

@@ -41,8 +41,8 @@ class _Budgets:
 class StrictQuota(_Budgets):
     """Holds the most a call can use, so that no budget is overspent however many calls race for its last token.
 
-    That needs an output cap: where a limit on tokens or cost binds and the client set none, the model's own or
-    `default_output_tokens` is set and told to the upstream.
+    That needs an output cap that the upstream keeps to: where a limit on tokens or cost binds it is told one in its
+    own words, the client's, else the model's own or `default_output_tokens`.
     """
 
     def __init__(self, on_store_error: OnStoreError, default_output_tokens: int, min_output_tokens: int) -> None:
@@ -54,8 +54,10 @@ class StrictQuota(_Budgets):
         if not _budgeted(call):
             return
         _cap_by_models(call)
-        if call.endpoint.caps and call.demand.output_cap is None:
-            call.demand.cap_output(self._default_output)
+        if call.endpoint.caps:
+            if call.demand.output_cap is None:
+                call.demand.cap_output(self._default_output)
+            call.demand.rely_on_cap()
 
     def shrink(self, call: Call, level: Level) -> bool:
         """Lower a cap that the client did not choose to what is left. False where that would leave too little."""

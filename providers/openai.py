@@ -15,6 +15,7 @@ from gateway.core.errors import GatewayError, invalid_request
 from gateway.core.headers import safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
 from providers._address import json_headers, origin, path_below
+from providers._caps import CapNames, cap_names, write_cap
 from providers._errors import answered_error, reported_error, unreadable
 from providers._reader import OpenAIStream, is_error
 from providers._usage import BYTES_PER_TOKEN, read_usage, text_bytes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.core.body import Body
     from gateway.core.call import Call
     from gateway.core.deployment import Target, Upstream
+    from gateway.core.endpoint import Inference
     from gateway.core.headers import Headers
     from gateway.core.usage import Usage
 
@@ -48,7 +50,7 @@ class _Plan(NamedTuple):
     model: str
     model_json: bytes
     stream_options: bool
-    cap_field: str
+    caps: CapNames | None
     drop: tuple[str, ...]
     rename: tuple[tuple[str, str], ...]
     system_only: bool
@@ -122,23 +124,23 @@ def _plan_for(call: Call, target: Target) -> _Plan:
     key = ("openai", call.endpoint.operation)
     plan: _Plan | None = target.memo.get(key)
     if plan is None:
-        plan = target.memo[key] = _plan(call.endpoint.operation, target)
+        plan = target.memo[key] = _plan(call.endpoint, target)
     return plan
 
 
-def _plan(operation: str, target: Target) -> _Plan:
+def _plan(endpoint: Inference, target: Target) -> _Plan:
     upstream = target.upstream
     quirks = upstream.quirks
     headers = _headers(upstream)
     return _Plan(
         origin=origin(upstream.base_url),
-        path=_path(operation, target),
+        path=_path(endpoint.operation, target),
         headers=headers,
         own_names=frozenset(name for name, _ in headers),
         model=target.upstream_model,
         model_json=encode(target.upstream_model),
         stream_options=quirks.get("stream_options", True) is not False,
-        cap_field=str(quirks.get("max_tokens_field") or "max_tokens"),
+        caps=cap_names(endpoint.caps, quirks),
         drop=tuple(quirks.get("drop") or ()),
         rename=tuple((quirks.get("rename") or {}).items()),
         system_only=quirks.get("developer_role") == "system",
@@ -181,18 +183,15 @@ def _body(call: Call, plan: _Plan) -> bytes:
     elif "stream_options" in members:
         changes["stream_options"] = None
     cap = call.demand.cap_to_write
-    if cap is not None:
-        _write_cap(cap, call, plan, changes)
+    if cap is not None and plan.caps is not None:
+        write_cap(cap, plan.caps, call.endpoint.caps, body, changes)
     if plan.system_only and b'"developer"' in body.raw and "messages" in members:
         changes["messages"] = _without_developer(members["messages"])
     for name in plan.drop:
         if name in members or name in changes:
             changes[name] = None
     for old, new in plan.rename:
-        if _replaces_the_cap(old, new, call):
-            changes[old] = None
-        else:
-            _rename(old, new, body, changes)
+        _rename(old, new, body, changes)
     return body.with_members(changes) if changes else body.raw
 
 
@@ -207,19 +206,6 @@ def _with_usage(options: bytes | None) -> Mapping[str, Any] | None:
     if bytes(members.get("include_usage", b"")) == b"true":
         return None
     return {**members, "include_usage": True}
-
-
-def _write_cap(cap: int, call: Call, plan: _Plan, changes: dict[str, Any]) -> None:
-    """Lower every cap of the client's that is above `cap`, or state it where there is none.
-
-    Upstreams disagree on which of two caps counts, so none above it may be left and none below it may be taken away.
-    """
-    caps = call.endpoint.caps
-    if not caps:
-        return
-    own = plan.cap_field if plan.cap_field in caps else caps[0]
-    for name in [name for name in caps if (call.body.count(name) or 0) > cap] or [own]:
-        changes[name] = cap
 
 
 def _without_developer(messages: bytes) -> Any:
@@ -240,18 +226,14 @@ def _as_system(message: bytes) -> Any:
     return members
 
 
-def _replaces_the_cap(old: str, new: str, call: Call) -> bool:
-    """Whether a member that the call's output cap takes no account of would be sent in its place."""
-    caps = call.endpoint.caps
-    return new in caps and old not in caps and old in call.body and call.demand.output_cap is not None
-
-
 def _rename(old: str, new: str, body: Body, changes: dict[str, Any]) -> None:
-    """Move a member, changed or not, to another name; null and absent are the same."""
-    value = changes[old] if old in changes else body.members.get(old)
-    if old not in body.members and value is None:
+    """Move a member, changed or not, to another name, unless something is said under that name already; null and
+    absent are the same."""
+    if old not in body.members and old not in changes:
         return
-    if value is not None and (old in changes or old in body):
+    value = changes[old] if old in changes else body.members[old] if old in body else None
+    taken = changes[new] is not None if new in changes else new in body
+    if value is not None and not taken:
         changes[new] = value
     changes[old] = None
 

@@ -66,11 +66,6 @@ def test_text_in_a_member_that_the_gateway_does_not_know_is_held_too(endpoint: A
     assert likely_prompt(call) < 10, "the guess is by the members that are known to be the prompt"
 
 
-def test_a_member_that_is_sent_twice_is_held_twice() -> None:
-    raw = b'{"model":"m","messages":[{"content":"%s"}],"messages":[{"content":"hi"}]}' % (b"x" * 10_000)
-    assert a_call(raw).demand.prompt_tokens > 10_000
-
-
 @pytest.mark.parametrize(
     "part",
     [
@@ -171,7 +166,6 @@ def test_every_answer_that_is_asked_for_is_counted(endpoint: Any, members: dict[
         ({"max_completion_tokens": 16, "max_tokens": 100_000}, 100_000),
         ({"max_completion_tokens": 100_000, "max_tokens": 16}, 100_000),
         ({"max_completion_tokens": None, "max_tokens": 16}, 16),
-        ({"max_completion_tokens": 0, "max_tokens": None}, 0),
         ({"max_completion_tokens": None}, None),
     ],
 )
@@ -208,7 +202,15 @@ def test_the_dearest_target_sets_the_price() -> None:
 
 
 @pytest.mark.parametrize(
-    "members", [{"max_tokens": "many"}, {"max_tokens": True}, {"n": 1.5}, {"max_tokens": 2**31 + 1}]
+    "members",
+    [
+        {"max_tokens": "many"},
+        {"max_tokens": True},
+        {"n": 1.5},
+        {"max_tokens": 2**31 + 1},
+        {"max_tokens": 0},
+        {"max_completion_tokens": 0, "max_tokens": 5},
+    ],
 )
 def test_members_that_make_no_sense_are_refused_by_name(members: dict[str, Any]) -> None:
     with pytest.raises(GatewayError) as refused:

@@ -6,6 +6,7 @@ the upstream unchanged, and replacing one member copies the others instead of re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,9 +28,20 @@ decode = msgspec.json.Decoder().decode
 DecodeError = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What decoding foreign bytes can raise; deep nesting is a RecursionError."""
 
+MOST_MEMBERS = 1_000
+"""No API has a tenth of it."""
+
+_MOST_SHOWN = 64
+"""Characters of a name in an error."""
+
+_BEFORE = re.compile(rb'[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*')
+_AFTER = re.compile(rb"\s*(?=[,}])")
+"""What stands before and after a value, in what is known to be JSON."""
+
 
 class Body:
-    """A JSON object, one level deep. Raises a 400 `GatewayError` for anything else."""
+    """A JSON object, one level deep. Raises a 400 `GatewayError` for anything else, and for a member that is there
+    twice: readers disagree on which of the two counts, and the upstream must not read another request than we did."""
 
     __slots__ = ("members", "raw")
 
@@ -41,6 +53,33 @@ class Body:
             self.members: dict[str, msgspec.Raw] = _MEMBERS.decode(raw)
         except DecodeError as error:
             raise invalid_request(f"The request body is not a JSON object: {_reason(error)}.") from error
+        if len(self.members) > MOST_MEMBERS:
+            raise invalid_request(f"The request body has more than {MOST_MEMBERS} members.")
+        twice = self._told_twice()
+        if twice is not None:
+            shown = twice[:_MOST_SHOWN]
+            raise invalid_request(f"'{shown}' is in the request body more than once.", param=shown)
+
+    def _told_twice(self) -> str | None:
+        """A member that is there more than once.
+
+        Without one, whoever goes through the body meets each of the decoded members in turn, and then its end.
+        """
+        raw, members = self.raw, self.members
+        values = sum([len(memoryview(value)) for value in members.values()])
+        if len(raw) == 1 + 4 * len(members) + sum(map(len, members)) + values:
+            return None  # it is as short as it can be with each of them in it once
+        at, expected = raw.index(b"{"), iter(members)
+        while begin := _BEFORE.match(raw, at):
+            name = _TEXT.decode(begin[1])
+            if name != next(expected, None):
+                return name
+            value = bytes(members[name])
+            end = _AFTER.match(raw, begin.end() + len(value))
+            if end is None or not raw.startswith(value, begin.end()):
+                return name
+            at = end.end()
+        return None
 
     def __contains__(self, name: str) -> bool:
         """Whether the member is there and not null."""

@@ -26,9 +26,9 @@ class Demand:
 
     `prompt_tokens` is an upper bound, `likely_prompt` a guess. `requested_cap` is the client's own limit on output
     tokens for each of its `choices`; `output_cap` is the lowest that anyone set, written into the upstream's body when
-    it is lower than the client's. `expected_output` stands in where nobody set one. With a `margin` the call reserves
-    its likely prompt times that, and `likely_output` where that is less than the cap. `price` is the dearest of the
-    possible targets.
+    it is lower than the client's, or when somebody `relies` on it: then the upstream must be told in words of its own.
+    `expected_output` stands in where nobody set a cap. With a `margin` the call reserves its likely prompt times that,
+    and `likely_output` where that is less than the cap. `price` is the dearest of the possible targets.
     """
 
     prompt_tokens: int = 0
@@ -36,6 +36,7 @@ class Demand:
     choices: int = 1
     requested_cap: int | None = None
     output_cap: int | None = None
+    relies: bool = False
     expected_output: int = 0
     margin: float | None = None
     likely_output: int = 0
@@ -54,6 +55,10 @@ class Demand:
             self.prompt_tokens += more
             self._amounts = None
 
+    def rely_on_cap(self) -> None:
+        """What is held leans on the cap: no upstream may be asked in a way in which it might not keep to it."""
+        self.relies = True
+
     def expect_output(self, tokens: int) -> None:
         """Reckon with this much output where nobody caps it."""
         self.expected_output = tokens
@@ -67,8 +72,8 @@ class Demand:
 
     @property
     def cap_to_write(self) -> int | None:
-        """The cap the upstream must be told, None when the client's own (or none) stands."""
-        return None if self.output_cap == self.requested_cap else self.output_cap
+        """The cap the upstream must be told, None when the client's own words (or none) stand."""
+        return self.output_cap if self.relies or self.output_cap != self.requested_cap else None
 
     @property
     def amounts(self) -> Mapping[Metric, int]:

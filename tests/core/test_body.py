@@ -44,6 +44,59 @@ def test_a_change_to_nothing_removes_the_member() -> None:
     assert Body(b'{"a":1,"b":2}').with_members({"a": None, "c": None}) == b'{"b":2}'
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"a":1,"a":2}',
+        '{"a":1,"a":1}',
+        '{"a":11,"a":1}',
+        '{"a":1,"a":11}',
+        '{"b":1,"a":2,"c":3,"a":2}',
+        '{"a":1,"\\u0061":1}',
+        '{"\\u0061":1,"b":"a","a":2}',
+        ' { "a" : 1 , "b" : 2 , "a" : 1 } ',
+        '{"b":"\\"a\\":1","a":"}","a":","}',
+        '{"a":null,"b":[],"a":{"a":1}}',
+    ],
+)
+def test_a_member_that_is_there_twice_is_a_400_that_names_it(raw: str) -> None:
+    with pytest.raises(GatewayError, match="more than once") as refused:
+        Body(raw.encode())
+    assert (refused.value.status, refused.value.param) == (400, "a")
+
+
+@given(documents, documents, st.booleans(), st.sampled_from([None, 1, 3]))
+def test_only_a_member_of_the_body_itself_can_be_there_twice(
+    document: dict[str, Any], more: dict[str, Any], ascii_only: bool, indent: int | None
+) -> None:
+    def text(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+
+    pairs = [f"{text(k)} : {text(v)}" for k, v in (*document.items(), *more.items())]
+    inner = "{" + ",".join(pairs) + "}"
+    if document.keys() & more.keys():
+        with pytest.raises(GatewayError, match="more than once") as refused:
+            Body(inner.encode())
+        assert refused.value.param in document.keys() & more.keys()
+    else:
+        assert Body(inner.encode()).members.keys() == document.keys() | more.keys()
+    assert Body(f'{{"inner": {inner}}}'.encode()).members.keys() == {"inner"}
+
+
+def test_of_a_long_name_only_so_much_is_shown() -> None:
+    name = b"n" * 100_000
+    with pytest.raises(GatewayError) as refused:
+        Body(b'{"%b":1,"%b":2}' % (name, name))
+    assert len(refused.value.message) < 300
+
+
+def test_a_body_of_more_members_than_anybody_needs_is_a_400() -> None:
+    members = {f"m{number}": number for number in range(1_000)}
+    assert len(Body(json.dumps(members).encode()).members) == 1_000
+    with pytest.raises(GatewayError, match="1000 members"):
+        Body(json.dumps(members | {"one more": 1}).encode())
+
+
 @pytest.mark.parametrize("number", ["1e400", "0.1000000000000000055511151231257827", "12345678901234567890123", "-0"])
 def test_numbers_that_no_float_can_hold_pass_unchanged(number: str) -> None:
     raw = f'{{"model":"m","seed":{number}}}'.encode()

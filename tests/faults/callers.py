@@ -13,7 +13,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,11 +45,13 @@ class Seen:
 
 @dataclass(slots=True)
 class Caller:
-    """Whoever holds a key, and how they call."""
+    """Whoever holds a key, and how they call. `words` are members that say how long an answer may be, instead of
+    `max_tokens`."""
 
     key: str
     model: str = "billed"
     max_tokens: int = 64
+    words: Mapping[str, Any] | None = None
     seen: list[Seen] = field(default_factory=list)
 
     async def call(
@@ -83,8 +85,8 @@ class Caller:
         document: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": seen.plan.text(seen.nonce)}],
-            "max_tokens": self.max_tokens,
             "stream": seen.streamed,
+            **({"max_tokens": self.max_tokens} if self.words is None else self.words),
         }
         if seen.streamed:
             document["stream_options"] = {"include_usage": True}

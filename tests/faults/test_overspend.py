@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 from gateway.recount import Pace
@@ -10,7 +11,7 @@ from tests.faults.books import SOAK, Books
 from tests.faults.callers import load
 from tests.faults.fleet import caller, configuration, fleet
 from tests.support.billing_upstream import BillingUpstream, Plan
-from tests.support.gateway import running_gateways
+from tests.support.gateway import chat, running_gateways
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.until import until
 
@@ -53,3 +54,49 @@ async def test_a_strict_budget_is_never_overspent_though_the_store_forgets_and_a
         assert sum(each.whole for each in seen) > 10
         assert any(each.error == "insufficient_quota" for each in seen)
         await Books(upstream, gateways, [who]).agree("a strict budget, 2 gateways", dead_hold=12)
+
+
+CAPS: tuple[tuple[dict[str, int], int], ...] = (
+    ({"max_tokens": 40}, 40),
+    ({"max_completion_tokens": 40}, 40),
+    ({"max_completion_tokens": 40, "max_tokens": 900}, 40),
+    ({"max_completion_tokens": 900, "max_tokens": 40}, 40),
+    ({"max_tokens": 40, "n_predict": 3000}, 40),
+    ({"max_tokens": 40, "n_predict": -1}, 40),
+    ({"max_tokens": 40, "n_predict": 0}, 40),
+    ({"max_tokens": 40, "n_predict": 7}, 7),
+    ({"max_completion_tokens": 40, "max_new_tokens": 3000}, 40),
+)
+
+
+async def test_however_a_client_words_its_cap_an_answer_is_no_longer_than_what_is_held(
+    upstream: BillingUpstream, tmp_path: Path
+) -> None:
+    (gateway,) = fleet(tmp_path, configuration(upstream), 1)
+    with running_gateways(gateway):
+        callers = []
+        for words, most in CAPS:
+            who = await caller(gateway, "tight", words=words)
+            callers.append(who)
+            for stream in (False, True):
+                seen = await who.call(gateway.port, Plan(chunks=3000), stream=stream)
+                (bill,) = upstream.book[seen.request_id]
+                row = await gateway.row(seen.request_id)
+                assert bill.produced == most, words
+                assert bill.prompt + bill.produced <= row["reserved_tokens"]
+        await Books(upstream, [gateway], callers).agree("a cap in other words")
+
+
+async def test_a_cap_that_an_upstream_could_read_otherwise_is_never_sent(
+    upstream: BillingUpstream, tmp_path: Path
+) -> None:
+    (gateway,) = fleet(tmp_path, configuration(upstream), 1)
+    with running_gateways(gateway):
+        who = await caller(gateway, "tight")
+        body = json.dumps(chat(Plan(chunks=3000).text("n"), model="billed"))[:-1].encode()
+        for words in (b'"max_tokens":3000,"max_tokens":1', b'"max_tokens":0', b'"max_completion_tokens":0'):
+            answer = await gateway.ask("/v1/chat/completions", body + b"," + words + b"}", key=who.key)
+            assert answer.status_code == 400, answer.text
+            assert answer.json()["error"]["param"] in ("max_tokens", "max_completion_tokens")
+        assert not upstream.bills
+        await Books(upstream, [gateway], [who]).agree("a cap that says two things")

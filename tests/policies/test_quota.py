@@ -23,13 +23,13 @@ TOKENS = LimitSet(quota=(a_limit("tokens", 100_000),))
         ((1000,), {}, 1000, 1000),
         ((1000, 500), {}, 500, 500),
         ((1000, None), {}, 1000, 1000),
-        ((1000,), {"max_tokens": 50}, 50, None),
+        ((1000,), {"max_tokens": 50}, 50, 50),
         ((1000,), {"max_tokens": 5000}, 1000, 1000),
-        ((None,), {"max_tokens": 50_000}, 50_000, None),
+        ((None,), {"max_tokens": 50_000}, 50_000, 50_000),
     ],
     ids=["default", "model's", "least of two", "one has one", "client's", "lowered to the model's", "client's, large"],
 )
-def test_a_budget_needs_an_output_cap_and_tells_the_upstream_one_that_the_client_did_not_choose(
+def test_a_budget_needs_an_output_cap_and_has_the_upstream_told_it(
     model_caps: tuple[int | None, ...], members: dict[str, int], cap: int, told: int | None
 ) -> None:
     route = a_route(*[a_target(a_model(max_output_tokens=most)) for most in model_caps])

@@ -12,7 +12,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.headers import first
 from gateway.core.upstream import Origin, UpstreamRequest
 from providers.openai import PROVIDER
-from tests.providers.calls import COMPLETIONS, EMBEDDINGS, KEY, a_call, a_target
+from tests.providers.calls import CHAT, COMPLETIONS, EMBEDDINGS, KEY, a_call, a_target
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -23,8 +23,12 @@ def asked(body: Any, quirks: dict[str, Any] | None = None, **call: Any) -> dict[
     return document
 
 
-def capped(output: int | None, requested: int | None = None) -> Demand:
-    return Demand(requested_cap=requested, output_cap=output)
+def capped(output: int | None, requested: int | None = None, *, relied_on: bool = False) -> Demand:
+    return Demand(requested_cap=requested, output_cap=output, relies=relied_on)
+
+
+def caps(sent: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sent.items() if name not in ("model", "prompt", "messages")}
 
 
 def test_a_body_that_needs_no_change_is_sent_as_the_client_wrote_it() -> None:
@@ -134,31 +138,91 @@ def test_stream_options_that_are_no_object_are_the_callers_mistake() -> None:
     assert (caught.value.status, caught.value.param) == (400, "stream_options")
 
 
+NEWER = {"max_tokens_field": "max_completion_tokens"}
+RENAMED = {"rename": {"max_completion_tokens": "max_tokens"}}
+
+
 @pytest.mark.parametrize(
     ("body", "quirks", "expected"),
     [
         ({}, {}, {"max_tokens": 50}),
-        ({}, {"max_tokens_field": "max_completion_tokens"}, {"max_completion_tokens": 50}),
-        ({"max_tokens": 99}, {"max_tokens_field": "max_completion_tokens"}, {"max_tokens": 50}),
-        ({"max_completion_tokens": 99}, {}, {"max_completion_tokens": 50}),
-        ({"max_completion_tokens": 99, "max_tokens": 70}, {}, {"max_completion_tokens": 50, "max_tokens": 50}),
-        ({"max_completion_tokens": 16, "max_tokens": 99}, {}, {"max_completion_tokens": 16, "max_tokens": 50}),
-        ({"max_completion_tokens": 99, "max_tokens": 0}, {}, {"max_completion_tokens": 50, "max_tokens": 0}),
+        ({}, NEWER, {"max_completion_tokens": 50}),
+        ({"max_tokens": 99}, NEWER, {"max_tokens": 50}),
+        ({"max_completion_tokens": 99}, {}, {"max_tokens": 50}),
+        ({"max_completion_tokens": 99}, NEWER, {"max_completion_tokens": 50}),
+        ({"max_completion_tokens": 99, "max_tokens": 70}, {}, {"max_tokens": 50}),
+        ({"max_completion_tokens": 99, "max_tokens": 70}, NEWER, {"max_completion_tokens": 50, "max_tokens": 50}),
+        ({"max_completion_tokens": 16, "max_tokens": 99}, {}, {"max_tokens": 16}),
         ({"max_completion_tokens": None, "max_tokens": 70}, {}, {"max_completion_tokens": None, "max_tokens": 50}),
-        ({"max_completion_tokens": 99}, {"rename": {"max_completion_tokens": "max_tokens"}}, {"max_tokens": 50}),
+        ({"max_completion_tokens": 99}, RENAMED, {"max_tokens": 50}),
+        ({"max_tokens": 99}, NEWER | {"drop": ["max_tokens"]}, {"max_completion_tokens": 50}),
     ],
 )
-def test_a_lowered_cap_leaves_none_above_it_and_speaks_the_clients_own_words(
+def test_a_lowered_cap_leaves_none_above_it_under_any_name(
     body: dict[str, Any], quirks: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    sent = asked({"model": "gpt-x", **body}, quirks, demand=capped(50, 99))
-    assert {name: value for name, value in sent.items() if name.startswith("max_")} == expected
+    assert caps(asked({"model": "gpt-x", **body}, quirks, demand=capped(50, 99))) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "quirks", "expected"),
+    [
+        ({"max_completion_tokens": 50}, {}, {"max_tokens": 50}),
+        ({"max_completion_tokens": 50}, RENAMED, {"max_tokens": 50}),
+        ({"max_completion_tokens": 16, "max_tokens": 50}, {}, {"max_tokens": 16}),
+        ({"max_completion_tokens": 50}, NEWER, {"max_completion_tokens": 50}),
+        ({"max_tokens": 50}, NEWER, {"max_tokens": 50}),
+        ({"max_tokens": 50}, NEWER | {"drop": ["max_tokens"]}, {"max_completion_tokens": 50}),
+        ({"max_tokens": 50}, {"rename": {"max_tokens": "limit"}}, {"limit": 50}),
+        ({"max_tokens": 50, "limit": 9000}, {"rename": {"max_tokens": "limit"}}, {"limit": 50}),
+    ],
+)
+def test_a_cap_that_is_relied_on_stands_where_the_vendor_reads_it(
+    body: dict[str, Any], quirks: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert caps(asked({"model": "gpt-x", **body}, quirks, demand=capped(50, 50, relied_on=True))) == expected
+    stands = {"model": "gpt-x", **body}
+    if not {"drop", "rename"} & quirks.keys():
+        assert asked(stands, quirks, demand=capped(50, 50)) == stands, "nobody relies on it"
+
+
+STRANGE = ("max_new_tokens", "max_output_tokens", "max_length", "max_tokens_to_sample", "n_predict", "num_predict")
+
+
+@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+def test_no_other_name_for_the_cap_says_more_than_it(name: str, endpoint: Any) -> None:
+    def told(value: Any, demand: Demand) -> Any:
+        return caps(asked({"model": "gpt-x", "max_tokens": 50, name: value}, endpoint=endpoint, demand=demand))
+
+    relied_on = capped(50, 50, relied_on=True)
+    for more in (51, 10**30, 0, -1, 1e3, 50.0, "9000", True, [1], {}):
+        assert told(more, relied_on) == {"max_tokens": 50}, more
+    for within in (50, 7, None):
+        assert told(within, relied_on) == {"max_tokens": 50, name: within}
+    assert told(9000, capped(50, 50)) == {"max_tokens": 50, name: 9000}, "nobody relies on it"
+
+
+def test_a_name_of_the_newer_api_says_no_more_where_the_endpoint_does_not_have_it() -> None:
+    body = {"model": "gpt-x", "prompt": "hi", "max_tokens": 16, "max_completion_tokens": 9000}
+    for quirks in ({}, NEWER, RENAMED):
+        sent = asked(body, quirks, endpoint=COMPLETIONS, demand=capped(16, 16, relied_on=True))
+        assert caps(sent) == {"max_tokens": 16}
+
+
+def test_a_cap_that_is_relied_on_and_well_said_leaves_the_clients_bytes_alone() -> None:
+    for raw, quirks in (
+        (b'{"model":"gpt-x", "max_tokens": 50}', {}),
+        (b'{"model":"gpt-x", "max_tokens": 50}', NEWER),
+        (b'{"model":"gpt-x", "max_completion_tokens": 50}', NEWER),
+    ):
+        demand = capped(50, 50, relied_on=True)
+        assert PROVIDER.request(a_call(raw, demand=demand), a_target(quirks)).body == raw
 
 
 def test_a_cap_fits_the_endpoint() -> None:
-    quirks = {"max_tokens_field": "max_completion_tokens"}
-    assert asked({"model": "gpt-x"}, quirks, endpoint=COMPLETIONS, demand=capped(5))["max_tokens"] == 5
-    assert asked({"model": "gpt-x"}, quirks, endpoint=EMBEDDINGS, demand=capped(5)) == {"model": "gpt-x"}
+    assert asked({"model": "gpt-x"}, NEWER, endpoint=COMPLETIONS, demand=capped(5))["max_tokens"] == 5
+    assert asked({"model": "gpt-x"}, NEWER, endpoint=EMBEDDINGS, demand=capped(5)) == {"model": "gpt-x"}
 
 
 def test_the_clients_own_cap_stands_where_nobody_lowered_it() -> None:
@@ -167,12 +231,10 @@ def test_the_clients_own_cap_stands_where_nobody_lowered_it() -> None:
 
 
 def test_no_renamed_member_takes_the_place_of_the_cap_that_is_held() -> None:
-    quirks = {"rename": {"max_completion_tokens": "max_tokens"}}
     body = {"model": "gpt-x", "prompt": "hi", "max_completion_tokens": 100_000}
 
     def told(demand: Demand, **members: int) -> dict[str, Any]:
-        sent = asked(body | members, quirks, endpoint=COMPLETIONS, demand=demand)
-        return {name: value for name, value in sent.items() if name.startswith("max_")}
+        return caps(asked(body | members, RENAMED, endpoint=COMPLETIONS, demand=demand))
 
     assert told(capped(16, 16), max_tokens=16) == {"max_tokens": 16}
     assert told(capped(50)) == {"max_tokens": 50}
@@ -183,6 +245,7 @@ def test_what_a_vendor_refuses_is_dropped_and_what_it_calls_otherwise_renamed() 
     quirks = {"drop": ["store", "logit_bias"], "rename": {"seed": "random_seed", "user": "end_user"}}
     sent = asked({"model": "gpt-x", "store": True, "seed": 7, "user": None, "other": 1}, quirks)
     assert sent == {"model": "gpt-x", "random_seed": 7, "other": 1}
+    assert asked({"model": "gpt-x", "seed": 7, "random_seed": 8}, quirks) == {"model": "gpt-x", "random_seed": 8}
 
 
 def test_the_developer_role_becomes_system_only_where_it_must() -> None:

@@ -8,6 +8,9 @@ with a call is written in the call's last message, as a `Plan`:
         (bill,) = upstream.book[request_id]
 
 A bill is found by the gateway's own `x-request-id`. One token is billed for each word of the answer.
+
+How long an answer may be it takes from `max_tokens` alone, unless a name of its own for it, `n_predict`, says
+otherwise; 0 and less are no bound. Of a member that is sent twice it takes the first.
 """
 
 from __future__ import annotations
@@ -165,7 +168,8 @@ class BillingUpstream:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         _, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        request = json.loads(await reader.readexactly(int(headers["content-length"])))
+        body = await reader.readexactly(int(headers["content-length"]))
+        request = json.loads(body, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
         text = request["messages"][-1]["content"]
         nonce, plan = Plan.read(text)
         bill = Bill(headers["x-request-id"], nonce, plan, prompt=3 + len(text) // 4)
@@ -232,7 +236,8 @@ class Answering:
 
     @property
     def _tokens(self) -> int:
-        return min(self._plan.chunks, self._request.get("max_tokens") or self._plan.chunks)
+        most = self._request.get("n_predict", self._request.get("max_tokens")) or 0
+        return min(self._plan.chunks, most) if most > 0 else self._plan.chunks
 
     async def _produce(self) -> None:
         """Another token, in its time; for the one after the last, there is no time."""
