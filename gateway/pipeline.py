@@ -22,7 +22,7 @@ from gateway.core.headers import Headers, safe_value
 from gateway.core.ids import new_request_id
 from gateway.core.limits import NOTHING, Claim, Denied, Granted, Level, Limit
 from gateway.core.money import MAX_AMOUNT
-from gateway.core.ports import CounterStore, Policy, StoreUnavailable
+from gateway.core.ports import DECISION_S, CounterStore, Policy, StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.core.records import Decision
 from gateway.idempotency.once import Once, idempotency_key
@@ -90,10 +90,11 @@ class Pipeline:
                 world.check(call)
                 if world.inspecting or world.filtering:
                     await world.inspect(call)
+                decided_by = time.monotonic() + DECISION_S
                 if key is None:
-                    await self._make(call, client, world, headers)
+                    await self._make(call, client, world, headers, decided_by)
                 else:
-                    await self._make_once(key, call, client, world, headers)
+                    await self._make_once(key, call, client, world, headers, decided_by)
             finally:
                 self._admission.leave()
         except ClientGone:
@@ -114,16 +115,18 @@ class Pipeline:
         credential = presented(client.scope["headers"])
         return self._directory.recall(credential) or await self._directory.find(credential)
 
-    async def _make(self, call: Call, client: Client, world: World, headers: Headers) -> None:
-        headers += await self._reserve(world.policies, call)
+    async def _make(self, call: Call, client: Client, world: World, headers: Headers, by: float) -> None:
+        headers += await self._reserve(world.policies, call, by)
         if call.shadowed:
             self._note_shadow(call)
         await self._relay.carry(call, client, world.carriers, headers)
 
-    async def _make_once(self, key: bytes, call: Call, client: Client, world: World, headers: Headers) -> None:
+    async def _make_once(
+        self, key: bytes, call: Call, client: Client, world: World, headers: Headers, by: float
+    ) -> None:
         """Make a call that carries an Idempotency-Key, unless it was made before."""
-        make = partial(self._make, call, client, world, headers)
-        replayed = await self._once.make(key, call, client, world.snapshot.server.idempotency_seconds, make)
+        make = partial(self._make, call, client, world, headers, by)
+        replayed = await self._once.make(key, call, client, world.snapshot.server.idempotency_seconds, by, make)
         if replayed is not None:
             labels = Labels(
                 call.endpoint.name, call.model_id, "", call.principal.department, str(replayed.status), call.streamed
@@ -168,16 +171,16 @@ class Pipeline:
         call.demand = estimate.demand(call)
         return call
 
-    async def _reserve(self, policies: Sequence[Policy], call: Call) -> Headers:
+    async def _reserve(self, policies: Sequence[Policy], call: Call, by: float) -> Headers:
         """Hold every claim of the chain at once; the headers that say what is left. Raises what the policy whose
-        claim found no room says."""
+        claim found no room says. Decides by the monotonic moment `by`, with or without the store."""
         call.claims = claims = _claims(policies, call)
         if not claims:
             return []
         try:
-            verdict = await self._counters.reserve(call.request_id, claims, LEASE_S, call.created_at)
+            verdict = await self._counters.reserve(call.request_id, claims, LEASE_S, call.created_at, by)
             if isinstance(verdict, Denied):
-                verdict = await self._reserve_less(policies, call, verdict)
+                verdict = await self._reserve_less(policies, call, verdict, by)
         except StoreUnavailable as error:
             return self._uncounted(policies, call, error)
         except asyncio.CancelledError:
@@ -187,13 +190,13 @@ class Pipeline:
         self._note(policies, call, verdict)
         return _what_is_left(verdict.levels)
 
-    async def _reserve_less(self, policies: Sequence[Policy], call: Call, denied: Denied) -> Granted:
+    async def _reserve_less(self, policies: Sequence[Policy], call: Call, denied: Denied, by: float) -> Granted:
         """A claim found no room. Ask once more where its policy can make do with less; raise its error otherwise."""
         owner = _owner(policies, call, denied.level)
         shrink = getattr(owner, "shrink", None)
         if shrink is not None and shrink(call, denied.level):
             call.claims = _claims(policies, call)
-            verdict = await self._counters.reserve(call.request_id, call.claims, LEASE_S, call.created_at)
+            verdict = await self._counters.reserve(call.request_id, call.claims, LEASE_S, call.created_at, by)
             if isinstance(verdict, Granted):
                 return verdict
             denied = verdict

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 OnStoreError = Literal["deny", "allow"]
 
+DECISION_S = 0.25
+"""How long a call waits for the stores, however often it asks them, before it is decided without them. What else there
+is to deciding has the rest of 300 ms."""
+
 
 class Policy(Protocol):
     """A rule about calls. A module in `policies/` has `create(settings) -> Policy`; its file name is its name.
@@ -79,11 +83,14 @@ class CounterStore(Protocol):
     def now(self) -> float:
         """The store's clock in unix seconds, in whole milliseconds. It does not jump with this machine's clock."""
 
-    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
+    async def reserve(
+        self, rid: str, claims: Sequence[Claim], lease_s: float, at: float, by: float | None = None
+    ) -> Granted | Denied:
         """Hold all of the claims or none. The hold lapses after `lease_s` unless renewed. Asked again with an id
         that already holds, answers as before; with an id that was settled, `Granted` without a new hold.
 
-        Raises `StoreUnavailable`; the hold may stand then, and `settle` ends it in any case."""
+        Answers until `by` on the monotonic clock, `DECISION_S` from now unless told. Raises `StoreUnavailable`; the
+        hold may stand then, and `settle` ends it in any case."""
 
     def settle(self, rid: str, claims: Sequence[Claim], at: float, actual: Actual) -> None:
         """Let the hold go and count what was really used, once, on the counter of every claim, whatever became of

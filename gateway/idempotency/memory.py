@@ -33,7 +33,7 @@ class MemoryAnswers:
         self._finished: OrderedDict[str, _Finished] = OrderedDict()
         self._bytes = 0
 
-    async def claim(self, scope: str, fingerprint: str, owner: str) -> Answer | Standing:
+    async def claim(self, scope: str, fingerprint: str, owner: str, by: float | None = None) -> Answer | Standing:
         running = self._running.get(scope)
         if running is not None:
             return "running" if running[0] == fingerprint else "other_body"
@@ -60,7 +60,7 @@ class MemoryAnswers:
                 return
             self._drop(next(iter(self._finished)))
 
-    async def free(self, scope: str, owner: str) -> None:
+    async def free(self, scope: str, owner: str, by: float | None = None) -> None:
         running = self._running.get(scope)
         if running is not None and running[1] == owner:
             del self._running[scope]

@@ -48,13 +48,13 @@ class Once:
         self._store = store
 
     async def make(
-        self, key: bytes, call: Call, client: Client, keep_s: int, make: Callable[[], Awaitable[None]]
+        self, key: bytes, call: Call, client: Client, keep_s: int, by: float, make: Callable[[], Awaitable[None]]
     ) -> Answer | None:
         """Make the call and keep its answer, or answer with what is kept, and return that. Raises 409 while it is being
         made and where its answer was too large to keep, 422 where the key belongs to another body, 503 where the store
-        cannot say."""
+        cannot say by `by`, on the monotonic clock. `make` raises `GatewayError` for a call that is refused."""
         record = _Record(self._store, _scope(call, key), hashlib.sha256(call.body.raw).hexdigest(), call, keep_s)
-        found = await record.claim()
+        found = await record.claim(by)
         if isinstance(found, Answer):
             await client.reply(found.status, [*found.headers, _REPLAYED], found.body)
             return found
@@ -63,6 +63,9 @@ class Once:
         record.watch(client)
         try:
             await make()
+        except GatewayError:
+            await record.close(by)  # whoever was refused waits to be told
+            raise
         finally:
             await record.close()
         return None
@@ -84,10 +87,10 @@ class _Record:
         self._size = 0
         self._closed = False
 
-    async def claim(self) -> Answer | Standing:
+    async def claim(self, by: float) -> Answer | Standing:
         """Ask for the call. Raises 503."""
         try:
-            return await self._store.claim(self._scope, self._fingerprint, self._owner)
+            return await self._store.claim(self._scope, self._fingerprint, self._owner, by)
         except StoreUnavailable as error:
             raise accounting_unavailable(
                 "The gateway cannot check the Idempotency-Key now, so it does not make the call. Try again shortly."
@@ -97,11 +100,11 @@ class _Record:
         self._client = client
         client.tee(self._see)
 
-    async def close(self) -> None:
+    async def close(self, by: float | None = None) -> None:
         """The call is over. One without a whole answer leaves its key free."""
         if not self._closed:
             self._closed = True
-            await self._store.free(self._scope, self._owner)
+            await self._store.free(self._scope, self._owner, by)
 
     async def _see(self, message: Message) -> None:
         if self._closed:

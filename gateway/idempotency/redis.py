@@ -7,7 +7,9 @@ when it lapses. What is kept has a bound of its own, because the counters need t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from typing import Any
@@ -16,13 +18,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.core.headers import Headers
+from gateway.core.ports import DECISION_S
 from gateway.idempotency.seam import OVERHEAD, Answer, Standing, StoreUnavailable
 from gateway.quotas.pool import connection_pool
 
 PREFIX = "{aidock}:once"
 LEASE_S = 60.0
 RENEW_S = 15.0
-DECISION_S = 0.25
 MOST_BYTES = 256 * 2**20
 _CONNECTIONS = 16
 _AT_ONCE = 500
@@ -34,8 +36,8 @@ Script = Callable[..., Awaitable[Any]]
 
 
 class RedisAnswers:
-    """`url` is the counters'. Every verb is decided within `decision_s` and sent once: the library's
-    own retries are off, because a claim whose reply was lost would find itself running."""
+    """`url` is the counters'. Every verb is decided within `decision_s`, or sooner where told, and sent once: the
+    library's own retries are off, because a claim whose reply was lost would find itself running."""
 
     def __init__(
         self,
@@ -56,14 +58,16 @@ class RedisAnswers:
         self._most_bytes = most_bytes
         self._running: dict[str, tuple[str, str]] = {}  # fingerprint and owner
         self._unfreed: dict[str, str] = {}
+        self._bell = asyncio.Event()
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
 
-    async def claim(self, scope: str, fingerprint: str, owner: str) -> Answer | Standing:
+    async def claim(self, scope: str, fingerprint: str, owner: str, by: float | None = None) -> Answer | Standing:
         running = self._running.get(scope)
         if running is not None:  # whatever the store has forgotten of it
             return "running" if running[0] == fingerprint else "other_body"
         try:
-            found = await self._ask(self._claim, [self._key(scope)], [fingerprint, owner, self._lease_ms])
+            found = await self._ask(self._claim, [self._key(scope)], [fingerprint, owner, self._lease_ms], by)
         except BaseException:
             self._free_later(scope, owner)  # it may have been granted
             raise
@@ -89,12 +93,13 @@ class RedisAnswers:
         keys = [self._key(scope), f"{self._prefix}.index", f"{self._prefix}.bytes"]
         await self._ask(self._keep, keys, [fingerprint, owner, *bound, kept.status, head, kept.body])
 
-    async def free(self, scope: str, owner: str) -> None:
+    async def free(self, scope: str, owner: str, by: float | None = None) -> None:
         self._running.pop(scope, None)
         self._free_later(scope, owner)
         try:
-            await self._free_now(scope, owner)
+            await self._free_now(scope, owner, by)
         except StoreUnavailable as error:
+            self._bell.set()
             logger.warning("An idempotency key is freed later than its call ended.", extra={"reason": str(error)})
 
     async def remind(self) -> None:
@@ -107,6 +112,7 @@ class RedisAnswers:
         self._task = asyncio.create_task(self._run(), name="idempotency")
 
     async def close(self) -> None:
+        self._closing = True  # a cancellation alone can get lost: Python 3.11's wait_for, which the library sends with
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -114,9 +120,13 @@ class RedisAnswers:
         await self._redis.aclose()
 
     async def _run(self) -> None:
-        """Renew the leases of running calls, and free what could not be freed when it should have been."""
-        while True:
-            await asyncio.sleep(self._renew_s)
+        """Renew the leases of running calls, and free what could not be freed when it should have been; soon where the
+        bell rings."""
+        while not self._closing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._renew_s):
+                    await self._bell.wait()
+            self._bell.clear()
             try:
                 await self._renew_all()
                 for scope, owner in list(self._unfreed.items()):
@@ -134,8 +144,8 @@ class RedisAnswers:
                 if scope not in self._running:
                     await self._free_now(scope, owner)  # it ended meanwhile, and may have been claimed anew by this
 
-    async def _free_now(self, scope: str, owner: str) -> None:
-        await self._ask(self._free, [self._key(scope)], [owner])
+    async def _free_now(self, scope: str, owner: str, by: float | None = None) -> None:
+        await self._ask(self._free, [self._key(scope)], [owner], by)
         self._unfreed.pop(scope, None)
 
     def _free_later(self, scope: str, owner: str) -> None:
@@ -143,10 +153,15 @@ class RedisAnswers:
         if len(self._unfreed) < _MOST_UNFREED:
             self._unfreed[scope] = owner
 
-    async def _ask(self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
+    async def _ask(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | int], by: float | None = None
+    ) -> Any:
         """Run a script. One deadline covers the wait for a connection and all that is sent and read on it."""
+        left = self._decision_s if by is None else min(self._decision_s, by - time.monotonic())
+        if left <= 0:
+            raise StoreUnavailable("no time is left to ask the store of answers")
         try:
-            async with asyncio.timeout(self._decision_s):
+            async with asyncio.timeout(left):
                 return await script(keys=keys, args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"the store of answers: {str(error) or 'timeout'}") from error

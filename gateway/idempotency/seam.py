@@ -36,16 +36,18 @@ class AnswerStore(Protocol):
     """Who makes a call, and what came of it. `scope` stands for caller, endpoint and key together, `owner` for the one
     request that makes the call; both are opaque text."""
 
-    async def claim(self, scope: str, fingerprint: str, owner: str) -> Answer | Standing:
+    async def claim(self, scope: str, fingerprint: str, owner: str, by: float | None = None) -> Answer | Standing:
         """Take a scope in hand, atomically: of all claims on one scope, one is granted until it is freed or lapses.
-        Raises `StoreUnavailable`; the claim does not stand then for longer than it takes to tell the store."""
+        Answers until `by` on the monotonic clock, `DECISION_S` from now unless told. Raises `StoreUnavailable`; the
+        claim does not stand then for longer than it takes to tell the store."""
 
     async def keep(self, scope: str, fingerprint: str, owner: str, answer: Answer | None, for_s: int) -> None:
         """The granted call has ended: answer repetitions with this for `for_s` seconds; None where it is too large.
         Does nothing where the claim has lapsed and is another's now. Raises `StoreUnavailable`; the claim lapses."""
 
-    async def free(self, scope: str, owner: str) -> None:
-        """The granted call has ended and left nothing to keep: the next claim is granted. Never raises."""
+    async def free(self, scope: str, owner: str, by: float | None = None) -> None:
+        """The granted call has ended and left nothing to keep: the next claim is granted. Never raises; what the store
+        cannot be told by `by` it is told afterwards."""
 
     async def remind(self) -> None:
         """The store may have lost what it was told: tell it again of all granted claims whose calls run. Never raises;

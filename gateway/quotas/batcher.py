@@ -3,8 +3,9 @@
 Calls of one turn of the event loop share a batch, and while a batch is on its way the next one gathers, so load makes
 batches bigger instead of more. One task owns the connection; a caller that is cancelled never touches it.
 
-A command is either awaited, and then answered or failed within `decision_s`, or posted, and then delivered however
-long it takes. Either may be sent more than once: commands carry a request id and apply once.
+A command is either awaited, and then answered or failed within `decision_s`, or sooner where its caller has less time,
+or posted, and then delivered however long it takes. Either may be sent more than once: commands carry a request id and
+apply once.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
-from gateway.core.ports import StoreUnavailable
+from gateway.core.ports import DECISION_S, StoreUnavailable
+from gateway.quotas.patience import Patience
 
-DECISION_S = 0.25
 SHORTEST_TRY_S = 0.04
+HARDLY_S = 0.02
+"""A caller with so much less time than `decision_s` needs no timer of its own."""
 TRIES = 3
 BATCH = 256
 BACKLOG = 50_000
@@ -124,17 +129,25 @@ class Batcher:
         await self._link.close()
         return not self.lossy
 
-    async def call(self, command: Command) -> Reply:
-        """Send and wait. Raises `StoreUnavailable`; `command.sent` then tells whether it may have been applied."""
+    async def call(self, command: Command, by: float | None = None) -> Reply:
+        """Send and wait, until the monotonic moment `by` at the latest. Raises `StoreUnavailable`; `command.sent` then
+        tells whether it may have been applied."""
         if self.down or self._closing or self._task is None or self._task.done():
             raise StoreUnavailable("the counter store is down")
         if len(self._queue) >= BACKLOG:
             raise StoreUnavailable("too many calls wait for the counter store")
+        left = self._decision_s if by is None else by - time.monotonic()
+        if left <= 0:
+            raise StoreUnavailable("no time is left to ask the counter store")
         loop = self._task.get_loop()
         command.reply = loop.create_future()
         command.deadline = loop.time() + self._decision_s
         self._enqueue(command)
-        return await command.reply
+        if left > self._decision_s - HARDLY_S:
+            return await command.reply
+        # Only its caller gives up: the store has until the command's deadline before it counts as silent.
+        with Patience(left, partial(self._fail_waiting, (command,), "the counter store did not answer in time")):
+            return await command.reply
 
     def post(self, command: Command) -> None:
         """Send until it is taken."""

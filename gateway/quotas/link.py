@@ -16,18 +16,13 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseE
 from gateway.core.ports import StoreUnavailable
 from gateway.quotas.batcher import Command, LinkBroken, Refused, Reply, StoreChanged
 from gateway.quotas.dial import AnyConnection, Dialer, Misfit, ask_info, hang_up
+from gateway.quotas.patience import Patience
 from gateway.quotas.server_info import ServerInfo
 from gateway.settings.redis_url import parse_redis_url
 
 GREETING_S = 2.0
 """How long connecting may take when nobody waits for it: a far server has to be met in several round trips, and must
 not be lost for ever because they take longer than a call may be kept."""
-
-LATE_S = 0.02
-GRACE_S = 0.1
-BUSY_S = 1.0
-"""How late a timer has to fire to tell that the process was busy, how much more time an answer gets then, and how much
-in all."""
 
 log = logging.getLogger("aidock.quotas")
 
@@ -120,9 +115,10 @@ class RedisLink:
 
     async def _within(self, seconds: float, talk: Coroutine[Any, Any, T]) -> T:
         """Whatever goes wrong, a time-out or a cancelled task included, the connection goes with it."""
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as timeout:
-                with _Patience(timeout, seconds):
+                with Patience(seconds, lambda: timeout.reschedule(loop.time())):
                     return await talk
         except TimeoutError:
             await self.close()
@@ -179,33 +175,6 @@ class RedisLink:
                 extra={"maxmemory": info.maxmemory, "maxmemory_policy": info.eviction_policy},
             )
         self._told_of_eviction = info.may_evict
-
-
-class _Patience:
-    """Ends a talk when its time is over, unless it is this process that has been slow: a timer that fires late tells
-    that the event loop was busy, and the answer may have come and lie unread. Then there is a little more time."""
-
-    __slots__ = ("_deadline", "_latest", "_loop", "_timeout", "_timer")
-
-    def __init__(self, timeout: asyncio.Timeout, seconds: float) -> None:
-        self._timeout = timeout
-        self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + seconds
-        self._latest = self._deadline + BUSY_S
-
-    def __enter__(self) -> None:
-        self._timer = self._loop.call_at(self._deadline, self._look)
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        if now - self._deadline > LATE_S and now < self._latest:
-            self._deadline = now + GRACE_S
-            self._timer = self._loop.call_at(self._deadline, self._look)
-        else:
-            self._timeout.reschedule(now)
 
 
 async def _read(connection: AnyConnection) -> Any:

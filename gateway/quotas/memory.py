@@ -62,7 +62,9 @@ class MemoryStore:
         """Everything has been settled when `settle` returned."""
         return True
 
-    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
+    async def reserve(
+        self, rid: str, claims: Sequence[Claim], lease_s: float, at: float, by: float | None = None
+    ) -> Granted | Denied:
         checked_claims(claims)
         counters = self._counters_of(claims, at)
         reservations = self._reservations

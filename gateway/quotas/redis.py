@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from gateway.core.limits import Actual, Base, Claim, Count, Denied, Granted, Level, Limit
-from gateway.core.ports import StoreState, StoreUnavailable
-from gateway.quotas.batcher import DECISION_S, Batcher, Command, Reply
+from gateway.core.ports import DECISION_S, StoreState, StoreUnavailable
+from gateway.quotas.batcher import Batcher, Command, Reply
 from gateway.quotas.clock import Clock
 from gateway.quotas.link import DIGESTS, RedisLink, pack
 from gateway.quotas.reservation import checked_actual, checked_bases, checked_claims
@@ -81,7 +81,9 @@ class RedisStore:
     async def close(self) -> bool:
         return await self._batcher.close(CLOSE_S)
 
-    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
+    async def reserve(
+        self, rid: str, claims: Sequence[Claim], lease_s: float, at: float, by: float | None = None
+    ) -> Granted | Denied:
         checked_claims(claims)
         if not claims:
             return Granted((), (), at)
@@ -89,11 +91,11 @@ class RedisStore:
         if not -CLOCKS_APART_S <= now - at <= SLOWEST_S:
             at = now
         slots, command = self._reserving(rid, claims, lease_s, now, at)
-        reply = await self._batcher.call(command)
+        reply = await self._batcher.call(command, by)
         if reply[1] == b"clock":
             now = at = self._learn(reply)
             slots, command = self._reserving(rid, claims, lease_s, now, at)
-            reply = await self._batcher.call(command)
+            reply = await self._batcher.call(command, by)
         match reply[1]:
             case b"granted":
                 return _granted(slots, reply[2:], at)

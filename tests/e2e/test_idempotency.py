@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import openai
@@ -14,14 +16,19 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e import wire
+from tests.faults.fleet import running
 from tests.support.gateway import Gateway, chat, running_gateway
 from tests.support.misbehaving import Misbehaving, Serve
 from tests.support.processes import free_port
 from tests.support.redis_server import redis_server
+from tests.support.tcp_proxy import fault_proxy
+from tests.support.until import until
 
 AT_ONCE = 100
 SLOW_S = 0.5
 PATH = "/v1/chat/completions"
+UNDECIDED_S = 0.45
+"""What a busy machine is given beyond 300 ms; two waits for a store, one after the other, take 500."""
 
 
 @dataclass
@@ -168,3 +175,47 @@ async def test_while_redis_is_away_only_calls_with_a_key_are_refused(tmp_path_fa
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "accounting_unavailable")
             assert plain.status_code == 200
             assert (await gateway.ask(PATH, chat(), headers=once)).headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.parametrize(("on_store_error", "status"), [("deny", 503), ("allow", 200)])
+async def test_a_call_with_a_key_is_decided_as_soon_as_any_other_however_often_it_asks_redis(
+    tmp_path: Path, on_store_error: str, status: int
+) -> None:
+    """It claims its key, is refused the default cap of an answer, and asks for less."""
+    with redis_server() as redis:
+        async with fault_proxy(redis.port) as proxy:
+            config = {
+                "storage": {"counters": f"redis://127.0.0.1:{proxy.port}/0"},
+                "policies": [{"quota": {"on_store_error": on_store_error}}],
+                "quotas": [{"scope": "global", "metric": "tokens", "limit": 3000, "window": "total"}],
+            }
+            gateway = Gateway(tmp_path, config)
+            async with running(gateway), gateway.client() as client:
+
+                async def decided(key: str) -> tuple[int, float]:
+                    began = time.monotonic()
+                    headers = {"idempotency-key": key}
+                    async with client.stream(
+                        "POST", PATH, json=chat("/long 1", stream=True), headers=headers
+                    ) as answer:
+                        seconds = time.monotonic() - began
+                        await answer.aread()
+                    return answer.status_code, seconds
+
+                async def passes() -> bool:
+                    return (await decided(uuid.uuid4().hex))[0] == 200
+
+                assert await passes()
+                proxy.latency_s = 0.09
+                found = [await decided(key) for key in ("slow-1", "slow-2", "slow-3")]
+                assert {told for told, _ in found} == {status}
+                assert min(seconds for _, seconds in found) < UNDECIDED_S, "the machine may be busy for one or two"
+                proxy.latency_s = 0.0
+                await until(passes)
+                redis.pause()
+                try:
+                    found = [await decided(key) for key in ("still-1", "still-2", "still-3")]
+                finally:
+                    redis.resume()
+                assert {told for told, _ in found} == {503}, "without the key's own store no call is made"
+                assert min(seconds for _, seconds in found) < UNDECIDED_S

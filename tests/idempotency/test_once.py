@@ -203,9 +203,9 @@ class Away(MemoryAnswers):
         if self.verbs < 0:
             raise StoreUnavailable("away")
 
-    async def claim(self, scope: str, fingerprint: str, owner: str) -> Any:
+    async def claim(self, scope: str, fingerprint: str, owner: str, by: float | None = None) -> Any:
         self._count()
-        return await super().claim(scope, fingerprint, owner)
+        return await super().claim(scope, fingerprint, owner, by)
 
     async def keep(self, scope: str, fingerprint: str, owner: str, answer: Answer | None, for_s: int) -> None:
         self._count()

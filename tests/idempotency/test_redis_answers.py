@@ -12,7 +12,7 @@ import pytest
 from gateway.idempotency.redis import RedisAnswers
 from gateway.idempotency.seam import OVERHEAD, Answer, StoreUnavailable
 from tests.support.redis_server import RedisServer, redis_server
-from tests.support.tcp_proxy import lossy_proxy
+from tests.support.tcp_proxy import fault_proxy, lossy_proxy
 from tests.support.until import until
 
 ANSWER = Answer(200, [(b"content-type", b"application/json")], b"{}")
@@ -175,6 +175,52 @@ async def test_while_redis_stands_still_a_claim_is_decided_in_time_and_frees_its
 
     await until(free)
     await store.close()
+
+
+async def test_a_claim_that_may_take_no_longer_is_not_asked_for_and_frees_itself_if_it_was(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    async with fault_proxy(redis.port) as proxy:
+        store = a_store(f"redis://127.0.0.1:{proxy.port}/0", prefix)
+        await store.start()
+        await store.claim("warm", "body", "r0")
+        proxy.latency_s = 0.1
+        began = time.monotonic()
+        for by in (began, began + 0.05):
+            with pytest.raises(StoreUnavailable):
+                await store.claim("s", "body", "r1", by)
+        assert time.monotonic() - began < 0.15
+        await until(lambda: granted(witness, "s"))
+        await store.close()
+
+
+async def test_a_key_that_cannot_be_freed_in_time_is_free_soon(
+    redis: RedisServer, prefix: str, witness: RedisAnswers
+) -> None:
+    store = a_store(redis.url, prefix, renew_s=3600.0)
+    await store.start()
+    await store.claim("s", "body", "r1")
+    began = time.monotonic()
+    await store.free("s", "r1", began)
+    assert time.monotonic() - began < 0.1
+    await until(lambda: granted(witness, "s"))
+    await store.close()
+
+
+async def test_a_store_ends_when_told_whatever_it_is_doing(redis: RedisServer, prefix: str) -> None:
+    for turns in range(20):
+        store = a_store(redis.url, prefix)
+        await store.start()
+        await store.claim(f"s{turns}", "body", "r1")
+        await store.free(f"s{turns}", "r1", time.monotonic())  # what it does now is to free it
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await store.close()
+
+
+async def granted(store: RedisAnswers, scope: str) -> bool:
+    return await store.claim(scope, "body", "witness") == "granted"
 
 
 async def test_an_answer_that_was_lost_on_its_way_is_never_taken_for_another(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 
 import pytest
 
-from gateway.core.ports import StoreUnavailable
+from gateway.core.ports import DECISION_S, StoreUnavailable
 from gateway.quotas import batcher as batching
 from gateway.quotas.batcher import Batcher, Command, LinkBroken, Refused, Reply
 from tests.support.until import until
@@ -142,7 +143,52 @@ async def test_those_who_queue_behind_have_only_what_is_left_of_their_time(
     await sent(link, "a")
     await batcher.call(command("b"))
     await first
-    assert link.patience[1] < batching.DECISION_S - 0.05
+    assert link.patience[1] < DECISION_S - 0.05
+
+
+async def test_a_caller_with_less_time_is_told_in_time_and_costs_the_others_nothing(
+    link: ScriptedLink, batcher: Batcher
+) -> None:
+    link.plan = [0.15]
+    patient = asyncio.ensure_future(batcher.call(command("patient")))
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await batcher.call(hurried := command("hurried"), began + 0.05)
+    assert 0.04 < time.monotonic() - began < 0.15
+    assert hurried.sent, "whoever asked has to take back what may have been applied"
+    assert await patient == [b"patient", b"ok"]
+    assert not batcher.down
+    assert [set(batch) for batch in link.sent] == [{"patient", "hurried"}]
+    assert link.patience[0] > DECISION_S - 0.05
+
+
+async def test_a_caller_with_less_time_leaves_the_queue_when_it_is_over(link: ScriptedLink, batcher: Batcher) -> None:
+    link.plan = [0.1]
+    first = asyncio.ensure_future(batcher.call(command("a")))
+    await sent(link, "a")
+    with pytest.raises(StoreUnavailable):
+        await batcher.call(late := command("late"), time.monotonic() + 0.03)
+    await first
+    await batcher.call(command("b"), time.monotonic() + 0.1)
+    assert link.sent == [["a"], ["b"]]
+    assert not late.sent
+
+
+async def test_a_caller_without_time_asks_nothing(link: ScriptedLink, batcher: Batcher) -> None:
+    with pytest.raises(StoreUnavailable):
+        await batcher.call(command("late"), time.monotonic())
+    await batcher.call(command("a"))
+    assert link.sent == [["a"]]
+
+
+async def test_an_answer_that_came_while_the_process_was_busy_is_still_taken(
+    link: ScriptedLink, batcher: Batcher
+) -> None:
+    link.plan = [0.02]
+    call = asyncio.ensure_future(batcher.call(command("a"), time.monotonic() + 0.05))
+    await sent(link, "a")
+    time.sleep(0.15)  # noqa: ASYNC251 - the loop is to stand still
+    assert await call == [b"a", b"ok"]
 
 
 async def test_a_refused_settlement_is_tried_again_aside(

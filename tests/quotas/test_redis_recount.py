@@ -12,10 +12,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.core.limits import NOTHING, Actual, Base, Claim, Granted, Limit
-from gateway.core.ports import StoreUnavailable
+from gateway.core.ports import DECISION_S, StoreUnavailable
 from gateway.quotas import batcher as batching
 from gateway.quotas import redis as redis_store
-from gateway.quotas.batcher import DECISION_S
 from gateway.quotas.redis import RedisStore
 from gateway.quotas.windows import Calendar
 from tests.quotas.caller import INSTALLATION, back, redis_caller

@@ -16,8 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from gateway.core.limits import NOTHING, Actual, Claim, Denied, Granted, Limit
-from gateway.core.ports import StoreUnavailable
-from gateway.quotas.batcher import DECISION_S
+from gateway.core.ports import DECISION_S, StoreUnavailable
 from gateway.quotas.link import DIGESTS, SOURCES
 from gateway.quotas.redis import RedisStore
 from gateway.quotas.windows import Calendar

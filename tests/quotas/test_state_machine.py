@@ -65,7 +65,9 @@ class PureStore:
             self.counters[key] = Counter(limit.metric, bucket.starts_at, bucket.ends_at)
         return self.counters[key]
 
-    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
+    async def reserve(
+        self, rid: str, claims: Sequence[Claim], lease_s: float, at: float, by: float | None = None
+    ) -> Granted | Denied:
         self.reservations.expire(self.time)
         counters = [self.counter(claim.limit, at) for claim in claims]
         refused = None

@@ -25,7 +25,7 @@ from gateway.core.deployment import Route
 from gateway.core.endpoint import Inference
 from gateway.core.headers import Headers
 from gateway.core.limits import NO_LIMITS, Actual, Claim, Denied, Granted, Level, Limit, LimitSet
-from gateway.core.ports import Journal, JournalUnavailable, StoreUnavailable
+from gateway.core.ports import CounterStore, Journal, JournalUnavailable, StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.core.records import IntentRecord, OutcomeRecord
 from gateway.core.upstream import UpstreamFailure, UpstreamRequest
@@ -251,9 +251,9 @@ class NotedJournal:
 
 
 class PlottedStore:
-    """The in-process counters, on the plot, and away when told."""
+    """Counters, in this process unless told, on the plot, and away when told."""
 
-    def __init__(self, plot: Plot, store: MemoryStore) -> None:
+    def __init__(self, plot: Plot, store: CounterStore) -> None:
         self.away = False
         self.settled: list[tuple[str, Actual]] = []
         self._plot = plot
@@ -262,11 +262,13 @@ class PlottedStore:
     def now(self) -> float:
         return self._store.now()
 
-    async def reserve(self, rid: str, claims: Sequence[Claim], lease_s: float, at: float) -> Granted | Denied:
+    async def reserve(
+        self, rid: str, claims: Sequence[Claim], lease_s: float, at: float, by: float | None = None
+    ) -> Granted | Denied:
         await self._plot.at("reserve")
         if self.away:
             raise StoreUnavailable("away")
-        verdict = await self._store.reserve(rid, claims, lease_s, at)
+        verdict = await self._store.reserve(rid, claims, lease_s, at, by)
         await self._plot.at("reserved")
         return verdict
 
@@ -323,13 +325,14 @@ class Stage:
         max_inflight: int = 100,
         calls_back: bool = True,
         answers_kept: AnswerStore | None = None,
+        counters: CounterStore | None = None,
     ) -> None:
         self.plot = Plot()
         self.transport = ScriptedTransport(self.plot, answers or (streamed(),))
         self.metrics = Metrics("test")
         self.file = FileJournal(_fresh(tmp_path), sync=lambda _: None)
         self.journal = NotedJournal(self.plot, self.file)
-        self.store = PlottedStore(self.plot, MemoryStore(Calendar(ZoneInfo("UTC"))))
+        self.store = PlottedStore(self.plot, counters or MemoryStore(Calendar(ZoneInfo("UTC"))))
         self.limits = limits
         self.books = books(_as_journal(self.journal), self.store, self.metrics, None)
         self.relay = relay(self.books, self.metrics)
