@@ -13,7 +13,7 @@ from tests.support.alone import room
 from tests.support.postgres_server import PostgresServer, postgres_server
 
 _LONG = ("faults", "docs", "e2e", "cli", "quotas", "storage")
-"""Rooms with files that take longest. They are begun first, so that no worker is left with one at the end."""
+"""Rooms with files that take long. They are begun first, so that no worker is left with one at the end."""
 _MOST_WORKERS = 4
 
 
@@ -34,11 +34,19 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """The wait for the machine is no part of a test's time."""
-    with room(alone=item.get_closest_marker("alone") is not None):
+    with room(alone=_alone(item)):
         return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    rank = {room: number for number, room in enumerate(_LONG)}
-    items.sort(key=lambda item: rank.get(item.path.relative_to(here).parts[0], len(rank)))
+    """The long rooms first, and last what runs alone, when the others have next to nothing left to do."""
+    items.sort(key=lambda item: (_alone(item), _rank(item)))
+
+
+def _alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def _rank(item: pytest.Item) -> int:
+    name = item.path.relative_to(Path(__file__).parent).parts[0]
+    return _LONG.index(name) if name in _LONG else len(_LONG)

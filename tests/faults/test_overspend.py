@@ -6,6 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from gateway.recount import Pace
 from tests.faults.books import SOAK, Books
 from tests.faults.callers import load
@@ -17,6 +19,8 @@ from tests.support.until import until
 
 PAST_THE_LINE_S = Pace().ahead + 1.5
 PLANS = (Plan(chunks=64), Plan(chunks=64, every=2), Plan(chunks=64, usage=-1))
+
+pytestmark = pytest.mark.alone  # gateways gather within a second what each of them has granted
 
 
 async def test_a_store_that_comes_back_with_what_it_knew_long_ago_grants_nothing_twice(
