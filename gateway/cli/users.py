@@ -93,6 +93,17 @@ async def deactivate(email: str, config: Path | None) -> None:
     note(f"{user.email} is deactivated.")
 
 
+@command.command()
+@click.argument("email")
+@config_option
+@run
+async def reactivate(email: str, config: Path | None) -> None:
+    """Let a user in again: those of their keys that were not revoked work again, within 5 seconds."""
+    async with database_of(document_of(config)) as database, database.write() as session:
+        user = await users.reactivate(session, email)
+    note(f"{user.email} is active.")
+
+
 def _row(user: User, homes: dict[str, Department]) -> dict[str, Any]:
     return {
         "email": user.email,

@@ -67,6 +67,9 @@ def test_users_and_their_keys_from_the_first_day_to_the_last(shell: Shell) -> No
     assert (refused.code, refused.out) == (1, "")
     assert "deactivated" in refused.err
     assert shell.ok("users", "list", "--json").json[0]["deactivated_at"]
+    shell.ok("users", "reactivate", "ada@example.com")
+    shell.ok("keys", "create", "--user", "ada@example.com")
+    assert shell.ok("users", "list", "--json").json[0]["deactivated_at"] is None
 
 
 def test_quotas_are_set_changed_listed_with_their_origin_and_removed(shell: Shell) -> None:

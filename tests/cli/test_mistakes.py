@@ -44,7 +44,8 @@ def test_every_command_that_prints_data_can_print_json() -> None:
     """Those without change something and say so in words, or have one form of output by their nature."""
     words_only = {
         *{("serve",), ("init",), ("migrate",), ("config", "check"), ("config", "schema")},
-        *{("departments", "delete"), ("users", "deactivate"), ("keys", "revoke"), ("quotas", "remove")},
+        *{("departments", "delete"), ("users", "deactivate"), ("users", "reactivate"), ("keys", "revoke")},
+        ("quotas", "remove"),
     }
     for words in EVERY:
         if words in words_only or isinstance(_resolve(words), click.Group):
