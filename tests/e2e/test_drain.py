@@ -28,14 +28,14 @@ async def stream_begun(gateway: Gateway, text: str) -> asyncio.Task[httpx.Respon
 
 
 async def test_the_first_signal_is_announced_and_lets_streams_finish(tmp_path: Path) -> None:
-    with running_gateway(tmp_path, environ={"AIDOCK_SERVER__DRAIN_NOTICE": "1"}) as gateway:
-        streaming = await stream_begun(gateway, "/long 80")
+    with running_gateway(tmp_path, environ={"AIDOCK_SERVER__DRAIN_NOTICE": "2"}) as gateway:
+        streaming = await stream_begun(gateway, "/long 160")
         gateway.signal(signal.SIGTERM)
 
         async def not_ready() -> bool:
             return (await gateway.ask("/readyz")).status_code == 503
 
-        await until(not_ready, 0.9)
+        await until(not_ready, 1.5)
         assert (await gateway.ask("/livez")).status_code == 200
         assert (await gateway.ask(CHAT, chat())).status_code == 200, "during the notice calls are still taken"
 

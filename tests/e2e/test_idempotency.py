@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -41,6 +42,13 @@ class Counting:
     def upstream(self, *, streamed: bool = False, delay: float = SLOW_S) -> Misbehaving:
         return Misbehaving([Serve(wire.streamed() if streamed else wire.WHOLE, delay)], port=self.port)
 
+    async def ask(self, body: dict[str, Any], key: str, headers: dict[str, str]) -> httpx.Response:
+        """Once more as long as the counters are not heard of in time, which a busy machine can cause."""
+        while True:
+            answer = await self.gateway.ask(PATH, body, key=key, headers=headers)
+            if answer.status_code != 503:
+                return answer
+
 
 @pytest.fixture(scope="module", params=["memory", "two workers over Redis"])
 def counting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counting]:
@@ -72,7 +80,7 @@ async def test_a_hundred_at_once_are_one_call(counting: Counting, streamed: bool
     once = {"idempotency-key": str(uuid.uuid4())}
     body = chat(model="m", stream=streamed)
     async with counting.upstream(streamed=streamed) as upstream:
-        answers = await asyncio.gather(*(gateway.ask(PATH, body, key=key, headers=once) for _ in range(AT_ONCE)))
+        answers = await asyncio.gather(*(counting.ask(body, key, once) for _ in range(AT_ONCE)))
         late = await gateway.ask(PATH, body, key=key, headers=once)
         other = await gateway.ask(PATH, chat("Other", model="m", stream=streamed), key=key, headers=once)
         assert len(upstream.requests) == 1

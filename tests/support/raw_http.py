@@ -158,7 +158,7 @@ async def guarded(app: App, *, keep_alive: float = 5, **limits: float) -> AsyncI
         await eventually(lambda: not state.connections)
 
 
-async def eventually(condition: Callable[[], bool], within: float = 5.0) -> float:
+async def eventually(condition: Callable[[], bool], within: float = 20.0) -> float:
     """Wait for a condition; gives the seconds it took."""
     started = time.monotonic()
     while not condition():

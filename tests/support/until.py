@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float = 20.0) -> None:
     """Return once the condition holds, asked every few milliseconds; fail when it never does."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
