@@ -150,30 +150,24 @@ async def test_scripts_that_the_store_forgets_are_told_again_unnoticed(
     await books.agree("SCRIPT FLUSH in a loop")
 
 
-async def test_a_full_store_refuses_calls_and_takes_what_it_was_owed_when_it_has_room(
-    gateway: Gateway, counters: RedisServer, who: Caller, books: Books
+@pytest.mark.parametrize(
+    ("fault", "broken", "mended"),
+    [
+        pytest.param("Redis full", "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", id="full"),
+        pytest.param("Redis read-only", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", id="read only"),
+    ],
+)
+async def test_a_store_that_takes_nothing_refuses_calls_and_takes_what_it_was_owed_afterwards(
+    gateway: Gateway, counters: RedisServer, who: Caller, books: Books, fault: str, broken: str, mended: str
 ) -> None:
     async with under_load(who, gateway) as seen:
-        counters.ask("CONFIG SET maxmemory 1")
+        counters.ask(broken)
         await asyncio.sleep(DURING_S)
-        counters.ask("CONFIG SET maxmemory 0")
+        counters.ask(mended)
         recovery = await answered(who, gateway.port)
     refused_quickly(seen)
     nothing_else_went_wrong(seen)
-    await books.agree("Redis full", recovery_s=recovery)
-
-
-async def test_a_store_that_turns_read_only_refuses_calls_until_it_is_a_primary_again(
-    gateway: Gateway, counters: RedisServer, who: Caller, books: Books
-) -> None:
-    async with under_load(who, gateway) as seen:
-        counters.ask("REPLICAOF 127.0.0.1 1")
-        await asyncio.sleep(DURING_S)
-        counters.ask("REPLICAOF NO ONE")
-        recovery = await answered(who, gateway.port)
-    refused_quickly(seen)
-    nothing_else_went_wrong(seen)
-    await books.agree("Redis read-only", recovery_s=recovery)
+    await books.agree(fault, recovery_s=recovery)
 
 
 async def test_a_store_that_evicts_counters_under_load_is_noticed_and_counted_anew(

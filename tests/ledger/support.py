@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +12,30 @@ from gateway.ledger.delivery import PoisonRow, SinkUnavailable
 from gateway.ledger.journal import FileJournal
 
 CREATED_AT = 1_790_000_000.0
+_CALL: dict[str, Any] = {
+    "created_at": CREATED_AT,
+    "user": "alice@example.com",
+    "department": "research",
+    "key_id": "k1",
+    "endpoint": "chat",
+    "model_id": "gpt-4o-mini",
+    "provider": "openai",
+    "upstream_model": "gpt-4o-mini",
+    "streamed": True,
+    "price_version": "2026-01",
+}
 
 
 def intent(request_id: str, **changes: Any) -> IntentRecord:
-    record = IntentRecord(
-        request_id=request_id,
-        created_at=CREATED_AT,
-        user="alice@example.com",
-        department="research",
-        key_id="k1",
-        endpoint="chat",
-        model_id="gpt-4o-mini",
-        provider="openai",
-        upstream_model="gpt-4o-mini",
-        streamed=True,
-        reserved_tokens=1000,
-        reserved_cost=200,
-        price_version="2026-01",
-    )
+    record = IntentRecord(request_id=request_id, **_CALL, reserved_tokens=1000, reserved_cost=200)
     return record._replace(**changes)
 
 
 def outcome(request_id: str, **changes: Any) -> OutcomeRecord:
     record = OutcomeRecord(
         request_id=request_id,
+        **_CALL,
         kind="charge",
-        created_at=CREATED_AT,
-        user="alice@example.com",
-        department="research",
-        key_id="k1",
-        endpoint="chat",
-        model_id="gpt-4o-mini",
-        provider="openai",
-        upstream_model="gpt-4o-mini",
-        streamed=True,
         status=200,
         outcome="ok",
         prompt_tokens=12,
@@ -55,7 +44,6 @@ def outcome(request_id: str, **changes: Any) -> OutcomeRecord:
         reasoning_tokens=None,
         usage_source="upstream",
         cost_microusd=56,
-        price_version="2026-01",
         latency_ms=789,
         first_token_ms=90,
     )
@@ -69,12 +57,6 @@ def serve(journal: FileJournal, count: int, start: int = 0) -> list[str]:
         journal.intent(intent(request_id))
         journal.outcome(outcome(request_id))
     return ids
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  what it waits for is told by files and counters, not by events
-            await asyncio.sleep(0.005)
 
 
 def names(directory: Path) -> set[str]:

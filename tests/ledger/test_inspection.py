@@ -14,7 +14,8 @@ from gateway.ledger.frames import OUTCOME
 from gateway.ledger.inspection import Inspection, inspect_all
 from gateway.ledger.journal import FileJournal
 from gateway.ledger.writer import LedgerWriter
-from tests.ledger.support import ListSink, abandon, intent, names, outcome, serve, until
+from tests.ledger.support import ListSink, abandon, intent, names, outcome, serve
+from tests.support.until import until
 
 SMALL = 4096
 

@@ -13,7 +13,8 @@ from gateway.core.records import Decision
 from gateway.ledger.directory import JournalOwned, create
 from gateway.ledger.journal import FileJournal, open_journal
 from gateway.ledger.writer import LedgerWriter
-from tests.ledger.support import ListSink, intent, names, outcome, serve, until
+from tests.ledger.support import ListSink, intent, names, outcome, serve
+from tests.support.until import until
 
 SMALL = 4096
 DECISIONS = (Decision("quota", "department", "research", "tokens", "month", "deny", 10**6, 10**5, 10**3),) * 6

@@ -20,7 +20,8 @@ from gateway.ledger.directory import create
 from gateway.ledger.journal import FileJournal, open_journal
 from gateway.ledger.recovery import Adopter
 from gateway.ledger.writer import LedgerWriter
-from tests.ledger.support import ListSink, abandon, intent, outcome, serve, until
+from tests.ledger.support import ListSink, abandon, intent, outcome, serve
+from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,7 +170,8 @@ def run_limited(script: str, root: Path) -> str:
         from gateway.core.ports import JournalUnavailable
         from gateway.ledger.journal import open_journal
         from gateway.ledger.writer import LedgerWriter
-        from tests.ledger.support import ListSink, intent, outcome, serve, until
+        from tests.ledger.support import ListSink, intent, outcome, serve
+        from tests.support.until import until
 
         def limit(size):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

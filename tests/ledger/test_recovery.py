@@ -18,7 +18,8 @@ from gateway.ledger.frames import OUTCOME, scan
 from gateway.ledger.journal import FileJournal, open_journal
 from gateway.ledger.recovery import Adopter, orphan
 from gateway.ledger.writer import LedgerWriter
-from tests.ledger.support import ListSink, abandon, intent, names, outcome, serve, until
+from tests.ledger.support import ListSink, abandon, intent, names, outcome, serve
+from tests.support.until import until
 
 SMALL = 4096
 

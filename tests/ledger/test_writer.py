@@ -14,7 +14,8 @@ from gateway.ledger.frames import OUTCOME
 from gateway.ledger.journal import FileJournal
 from gateway.ledger.quarantine import Quarantine
 from gateway.ledger.writer import LedgerWriter
-from tests.ledger.support import ListSink, outcome, serve, until
+from tests.ledger.support import ListSink, outcome, serve
+from tests.support.until import until
 
 SMALL = 4096
 

@@ -16,6 +16,9 @@ from tests.support.until import until
 
 UTC = ZoneInfo("UTC")
 INSTALLATION = "here"
+LEASE_S = 60.0
+TOKENS = Limit("user", "ada", "tokens", "month", 10**9)
+CALLS = Limit("user", "ada", "parallel", "none", 1000)
 
 
 async def opened(store: RecountableStore, installation: str = INSTALLATION) -> RecountableStore:

@@ -5,39 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Iterator
-from zoneinfo import ZoneInfo
 
 import pytest
 from redis.asyncio import Redis
 
-from gateway.core.limits import NOTHING, Actual, Base, Claim, Granted, Limit
+from gateway.core.limits import NOTHING, Actual, Base, Claim, Granted
 from gateway.core.ports import DECISION_S, StoreUnavailable
 from gateway.quotas import batcher as batching
 from gateway.quotas import redis as redis_store
 from gateway.quotas.redis import RedisStore
 from gateway.quotas.windows import Calendar
-from tests.quotas.caller import INSTALLATION, back, redis_caller
-from tests.support.redis_server import RedisServer, redis_server
-
-UTC = ZoneInfo("UTC")
-LEASE_S = 60.0
-TOKENS = Limit("user", "ada", "tokens", "month", 10**9)
-CALLS = Limit("user", "ada", "parallel", "none", 1000)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RedisServer]:
-    """For tests that leave the server as it was."""
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def own() -> Iterator[RedisServer]:
-    """For tests that stop or change the server; what it counted outlives a restart."""
-    with redis_server(durable=True) as server:
-        yield server
+from tests.quotas.caller import INSTALLATION, LEASE_S, TOKENS, UTC, back, redis_caller
+from tests.support.redis_server import RedisServer
 
 
 async def test_an_emptied_store_grants_nothing_and_forgets_no_settlement(shared: RedisServer) -> None:

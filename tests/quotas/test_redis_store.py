@@ -7,9 +7,7 @@ import random
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 from redis.asyncio import Redis
@@ -20,33 +18,10 @@ from gateway.core.ports import DECISION_S, StoreUnavailable
 from gateway.quotas.link import DIGESTS, SOURCES
 from gateway.quotas.redis import RedisStore
 from gateway.quotas.windows import Calendar
-from tests.quotas.caller import INSTALLATION, Caller, back, redis_caller
-from tests.support.redis_server import RedisServer, redis_server
+from tests.quotas.caller import CALLS, INSTALLATION, LEASE_S, TOKENS, UTC, back, redis_caller
+from tests.support.redis_server import RedisServer
 from tests.support.tcp_proxy import lossy_proxy
 from tests.support.until import until
-
-UTC = ZoneInfo("UTC")
-LEASE_S = 60.0
-TOKENS = Limit("user", "ada", "tokens", "month", 10**9)
-CALLS = Limit("user", "ada", "parallel", "none", 1000)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RedisServer]:
-    """For tests that leave the server as it was."""
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def own() -> Iterator[RedisServer]:
-    """For tests that stop or change the server; what it counted outlives a restart."""
-    with redis_server(durable=True) as server:
-        yield server
-
-
-async def used(store: Caller, *limits: Limit) -> list[int]:
-    return await store.used(*limits)
 
 
 async def test_no_call_fails_while_the_servers_scripts_keep_vanishing(shared: RedisServer) -> None:
@@ -67,7 +42,7 @@ async def test_no_call_fails_while_the_servers_scripts_keep_vanishing(shared: Re
                 store.settle(rid, Actual(tokens=3))
         flushing = False
         await flusher
-        assert await used(store, TOKENS) == [1500]
+        assert await store.used(TOKENS) == [1500]
 
 
 async def test_a_stopped_server_is_known_in_a_quarter_of_a_second_and_nothing_leaks(own: RedisServer) -> None:
@@ -87,7 +62,7 @@ async def test_a_stopped_server_is_known_in_a_quarter_of_a_second_and_nothing_le
         assert max(delays) <= 0.45
         own.resume()
         await back(store)
-        assert await used(store, TOKENS) == [40]
+        assert await store.used(TOKENS) == [40]
         assert isinstance(await store.reserve("after", [Claim(TOKENS, 5)], LEASE_S), Granted)
 
 
@@ -99,7 +74,7 @@ async def test_a_settlement_waits_for_a_server_that_restarts(own: RedisServer) -
         await asyncio.sleep(0.3)
         own.start()
         await back(store)
-        assert await used(store, TOKENS, CALLS) == [40, 0]
+        assert await store.used(TOKENS, CALLS) == [40, 0]
 
 
 async def test_a_server_that_restarts_at_once_costs_no_call(own: RedisServer) -> None:
@@ -107,7 +82,7 @@ async def test_a_server_that_restarts_at_once_costs_no_call(own: RedisServer) ->
         for i in range(5):
             await other.client_kill_filter(_type="normal", skipme=True)
             assert isinstance(await store.reserve(f"r{i}", [Claim(TOKENS, 1)], LEASE_S), Granted)
-        assert await used(store, TOKENS) == [5]
+        assert await store.used(TOKENS) == [5]
 
 
 async def test_closing_delivers_what_is_queued(shared: RedisServer) -> None:
@@ -118,7 +93,7 @@ async def test_closing_delivers_what_is_queued(shared: RedisServer) -> None:
         await store.reserve("a", [Claim(TOKENS, 100)], LEASE_S)
         store.settle("a", Actual(tokens=1))
     async with redis_caller(shared.url, prefix) as store:
-        assert await used(store, TOKENS) == [1]
+        assert await store.used(TOKENS) == [1]
 
 
 async def test_a_reply_lost_with_its_connection_is_asked_for_again_and_counted_once(shared: RedisServer) -> None:
@@ -130,7 +105,7 @@ async def test_a_reply_lost_with_its_connection_is_asked_for_again_and_counted_o
             store.settle(f"r{i}", Actual(tokens=3))
             await store.peek([TOKENS])
         assert proxy.lost == 40
-        assert await used(store, TOKENS) == [60]
+        assert await store.used(TOKENS) == [60]
 
 
 async def test_a_reservation_of_unknown_fate_ends_with_its_settlement(shared: RedisServer) -> None:
@@ -148,7 +123,7 @@ async def test_a_reservation_of_unknown_fate_ends_with_its_settlement(shared: Re
                 store.settle(rid, Actual(tokens=actual))
             await back(store)
         assert proxy.lost == 2
-        assert await used(store, TOKENS) == [7]
+        assert await store.used(TOKENS) == [7]
         assert await store.reserved(TOKENS) == [0]
 
 
@@ -178,7 +153,7 @@ async def test_callers_who_leave_never_make_others_get_a_wrong_reply(shared: Red
         assert all(answer is True or isinstance(answer, asyncio.CancelledError) for answer in answers)
         assert 0 < sum(stayed) < 1500
         limits = [Limit("user", f"u{i}", "tokens", "total", 10**6) for i in range(1500)]
-        assert await used(store, *limits) == [i + 1 if stayed[i] else 0 for i in range(1500)]
+        assert await store.used(*limits) == [i + 1 if stayed[i] else 0 for i in range(1500)]
 
 
 async def test_of_two_gateways_callers_exactly_as_many_fit_as_one_would_let_in(shared: RedisServer) -> None:
@@ -307,11 +282,11 @@ async def test_a_full_server_is_an_unavailable_store_until_there_is_room(own: Re
         store.settle("a", Actual(tokens=40))
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             await store.reserve("b", [Claim(TOKENS, 1)], LEASE_S)
-        assert await used(store, TOKENS) == [100]
+        assert await store.used(TOKENS) == [100]
         await other.config_set("maxmemory", "0")
 
         async def delivered() -> bool:
-            return await used(store, TOKENS) == [40]
+            return await store.used(TOKENS) == [40]
 
         await until(delivered)
 
@@ -361,10 +336,10 @@ async def test_a_claim_on_what_costs_nothing_settles_like_any_other(shared: Redi
     async with redis_caller(shared.url) as store:
         await store.reserve("a", [Claim(cost, 0), Claim(TOKENS, 5)], LEASE_S)
         store.settle("a", Actual(tokens=3))
-        assert await used(store, TOKENS) == [3]
+        assert await store.used(TOKENS) == [3]
         await store.reserve("b", [Claim(cost, 0), Claim(TOKENS, 5)], 0.01)
         await asyncio.sleep(0.05)
-        assert await used(store, TOKENS) == [3]
+        assert await store.used(TOKENS) == [3]
 
 
 async def test_a_lost_counter_never_turns_into_room(shared: RedisServer) -> None:
@@ -375,5 +350,5 @@ async def test_a_lost_counter_never_turns_into_room(shared: RedisServer) -> None
         (key,) = [key async for key in other.scan_iter(match=f"{{{prefix}}}:used:*")]
         await other.delete(key)
         store.settle("a", NOTHING)
-        assert await used(store, tight) == [0]
+        assert await store.used(tight) == [0]
         assert isinstance(await store.reserve("b", [Claim(tight, 11)], LEASE_S), Denied)

@@ -12,37 +12,23 @@ from gateway.core.records import OutcomeRecord
 from gateway.storage import daily, ledger
 from gateway.storage.engine import Database
 from gateway.storage.tables import LEDGER, USAGE_DAILY
+from tests.ledger.support import CREATED_AT, outcome
 
 BERLIN = ZoneInfo("Europe/Berlin")
-NOON = 1_790_000_000.0
+NOON = CREATED_AT
+_USUAL: dict[str, Any] = {
+    "user": "ada@example.com",
+    "key_id": "AbCdEf012345",
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "cached_tokens": 10,
+    "cost_microusd": 1_500,
+    "price_version": "v1",
+}
 
 
 def row(request_id: str = "r1", **changes: Any) -> OutcomeRecord:
-    usual = OutcomeRecord(
-        request_id=request_id,
-        kind="charge",
-        created_at=NOON,
-        user="ada@example.com",
-        department="research",
-        key_id="AbCdEf012345",
-        endpoint="chat",
-        model_id="gpt-4o-mini",
-        provider="openai",
-        upstream_model="gpt-4o-mini",
-        streamed=True,
-        status=200,
-        outcome="ok",
-        prompt_tokens=100,
-        completion_tokens=50,
-        cached_tokens=10,
-        reasoning_tokens=None,
-        usage_source="upstream",
-        cost_microusd=1_500,
-        price_version="v1",
-        latency_ms=900,
-        first_token_ms=200,
-    )
-    return usual._replace(**changes)
+    return outcome(request_id, **{**_USUAL, **changes})
 
 
 def orphan(request_id: str = "r1", **changes: Any) -> OutcomeRecord:
