@@ -14,7 +14,7 @@ from gateway.core.call import Call
 from gateway.core.deployment import Target
 from gateway.core.errors import GatewayError, accounting_unavailable
 from gateway.core.limits import NOTHING, Actual
-from gateway.core.money import MAX_AMOUNT
+from gateway.core.money import MAX_AMOUNT, Price
 from gateway.core.ports import CounterStore, Journal, JournalUnavailable
 from gateway.core.records import IntentRecord, Outcome, OutcomeRecord
 from gateway.core.upstream import Exchange
@@ -122,7 +122,7 @@ class Books:
         run.closed = True
         usage = _used(run, outcome)
         price = run.target.model.prices.at(run.call.created_at)
-        cost = 0 if usage is None else min(price.cost(usage.prompt, usage.completion, usage.cached or 0), _MOST)
+        cost = 0 if usage is None else min(_cost(usage, price), _MOST)
         record = _outcome_record(run, outcome, usage, cost, price.version)
         self._journal.outcome(record)
         actual = NOTHING if usage is None else Actual(1, usage.total, cost)  # as the ledger has it
@@ -190,6 +190,8 @@ def _within_cap(call: Call, produced: int) -> int:
 
 def _countable(usage: Usage) -> Usage:
     """The usage as far as counters can count, so that the row says what they were told."""
+    if usage.units is not None and usage.units > _MOST:
+        usage = usage._replace(units=_MOST)
     if usage.total <= _MOST:
         return usage
     prompt = min(usage.prompt, _MOST)
@@ -200,6 +202,10 @@ def _countable(usage: Usage) -> Usage:
         cached=None if usage.cached is None else min(usage.cached, prompt),
         reasoning=None if usage.reasoning is None else min(usage.reasoning, completion),
     )
+
+
+def _cost(usage: Usage, price: Price) -> int:
+    return price.cost(usage.prompt, usage.completion, usage.cached or 0, usage.units or 0, usage.unit)
 
 
 def _reserved(call: Call) -> tuple[int, int]:
@@ -239,4 +245,7 @@ def _outcome_record(run: Run, outcome: Outcome, usage: Usage | None, cost: int, 
         run.attempts,
         *_reserved(call),
         call.decisions,
+        0,
+        None if usage is None else usage.units,
+        None if usage is None else usage.unit,
     )

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.core.call import Call, Demand
-from gateway.core.money import Price
+from gateway.core.endpoint import Measure
+from gateway.core.money import RATES, Price
 
 _MOST_TOKENS_PER_PART = 50_000
 """No vision model in use charges more for one image, and no audio clip that fits a request does."""
@@ -35,7 +36,7 @@ def demand(call: Call) -> Demand:
     caps = [cap for name in endpoint.caps if (cap := body.count(name, least=1)) is not None]
     requested = max(caps, default=None)  # upstreams disagree on which of several counts
     bound, likely = _prompt(call)
-    return Demand(
+    made = Demand(
         prompt_tokens=bound,
         likely_prompt=likely,
         choices=endpoint.choices(body) if endpoint.choices is not None else 1,
@@ -43,6 +44,17 @@ def demand(call: Call) -> Demand:
         output_cap=requested,
         price=_dearest(call),
     )
+    if endpoint.measure is not None:
+        _add_units(made, endpoint.measure(body), call)
+    return made
+
+
+def _add_units(made: Demand, measure: Measure, call: Call) -> None:
+    """Tokens are reckoned with unless the call is known to be sold by the unit alone."""
+    made.unit, made.units, made.likely_units = measure.unit, measure.most, measure.likely
+    if not all(price.sells_only(measure.unit) for price in _prices(call)):
+        made.prompt_tokens += measure.prompt
+        made.expected_output = measure.output
 
 
 def assumed(call: Call, prompt_tokens: int, output_cap: int | None) -> Demand:
@@ -119,8 +131,13 @@ def _payloads(part: dict[str, object]) -> Iterator[tuple[int, bool]]:
 
 def _dearest(call: Call) -> Price:
     """A price that no target exceeds."""
-    targets = call.route.every_target
-    prices = [target.model.prices.at(call.created_at) for target in targets]
+    prices = _prices(call)
     if len(prices) == 1:
         return prices[0]
-    return Price(max(p.input for p in prices), max(p.output for p in prices), version="dearest")
+    units = {name: max(getattr(price, name) for price in prices) for name, _ in RATES.values()}
+    return Price(max(p.input for p in prices), max(p.output for p in prices), version="dearest", **units)
+
+
+def _prices(call: Call) -> list[Price]:
+    """What the call's possible targets cost."""
+    return [target.model.prices.at(call.created_at) for target in call.route.every_target]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.core.money import Price, in_units
+from gateway.core.money import RATES, Price, Unit, in_units, rate_in_dollars
 from gateway.storage import ledger
 
 _ABOUT = ("request_id", "kind", "created_at", "user", "department", "key_id", "endpoint", "model_id", "provider")
@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 async def receipt(session: AsyncSession, request_id: str, user: str | None) -> dict[str, Any] | None:
     """The receipt as JSON has it, None for a call that has not ended, is unknown, or is not `user`'s (None: may be
-    anybody's). Money is in dollars, unit prices in dollars per million tokens, times are unix seconds."""
+    anybody's). Money is in dollars, prices of tokens in dollars per million, times are unix seconds."""
     rows = await ledger.receipt(session, request_id, user=user)
     if not rows:
         return None
@@ -41,6 +41,7 @@ def made_out(rows: Sequence[Row], prices: Mapping[str, Price]) -> dict[str, Any]
             "completion": end["completion_tokens"],
             "reasoning": end["reasoning_tokens"],
         },
+        "units": _units(end, prices),
         "usage_source": end["usage_source"],
         "prices": _prices(end["price_version"], prices),
         "cost_usd": in_units("cost", end["cost_microusd"]),
@@ -59,6 +60,21 @@ def _total(rows: Sequence[Row]) -> dict[str, Any]:
         "prompt_tokens": sum(row["prompt_tokens"] or 0 for row in rows),
         "completion_tokens": sum(row["completion_tokens"] or 0 for row in rows),
         "cost_usd": in_units("cost", sum(row["cost_microusd"] for row in rows)),
+    }
+
+
+def _units(end: Row, prices: Mapping[str, Price]) -> dict[str, Any] | None:
+    """What the call was measured in besides tokens, None where there is nothing; `usd` is the price of one, of a minute
+    or of a million characters, as `price` says."""
+    unit: Unit | None = end["unit"]
+    if unit is None:
+        return None
+    name, price = RATES[unit][0], prices.get(end["price_version"])
+    return {
+        "unit": unit,
+        "used": end["units"],
+        "price": name,
+        "usd": None if price is None else rate_in_dollars(name, price),
     }
 
 

@@ -102,7 +102,7 @@ def _repriced(call: Charged, routes: Mapping[str, Route]) -> _Repriced:
     if model is None or call.prompt_tokens is None:
         return _Repriced(call, None, call.cost_microusd)
     price = model.prices.at(call.end.created_at)
-    cost = price.cost(call.prompt_tokens, call.completion_tokens, call.cached_tokens)
+    cost = price.cost(call.prompt_tokens, call.completion_tokens, call.cached_tokens, call.units, call.unit)
     return _Repriced(call, price, min(cost, MAX_AMOUNT - 1))
 
 
@@ -135,4 +135,6 @@ def _adjustment(repriced: _Repriced, price: Price) -> OutcomeRecord:
         reserved_tokens=0,
         reserved_cost=0,
         number=call.adjusted + 1,
+        units=None,
+        unit=None,
     )

@@ -83,7 +83,8 @@ class BalancedQuota(_Budgets):
     def check(self, call: Call) -> None:
         if _budgeted(call):
             _cap_by_models(call)
-            call.demand.reserve_likely(self._margin, self._expected_output if call.endpoint.caps else 0)
+            demand = call.demand
+            demand.reserve_likely(self._margin, self._expected_output if call.endpoint.caps else demand.expected_output)
 
 
 def _budgeted(call: Call) -> bool:

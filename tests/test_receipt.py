@@ -66,6 +66,21 @@ async def test_tokens_by_class_times_unit_prices_come_to_the_cost(database: Data
     )
 
 
+async def test_units_are_told_with_the_price_of_one(database: Database) -> None:
+    pictures = Price(version="pictures", per_image=40_000_000_000, per_million_characters=15_000_000)
+    async with database.write() as session:
+        await ledger.remember_prices(session, [pictures], 0.0)
+    row = charged(units=3, unit="image")._replace(price_version="pictures", cost_microusd=120_000)
+    found = await made(database, row, row._replace(request_id="r2", unit="character"))
+    assert found["units"] == {"unit": "image", "used": 3, "price": "per_image", "usd": 0.04}
+    assert found["cost_usd"] == 0.12
+    async with database.read() as session:
+        other = await receipt(session, "r2", None)
+    assert other is not None
+    assert other["units"] == {"unit": "character", "used": 3, "price": "per_million_characters", "usd": 15.0}
+    assert (await made(database, charged()._replace(request_id="r3"), request_id="r3"))["units"] is None
+
+
 async def test_each_decision_is_told_in_the_units_of_its_metric(database: Database) -> None:
     decisions = (
         told("cost", 2_000_000, 1_500_000, 900),

@@ -200,3 +200,15 @@ def test_a_configured_price_holds_from_midnight_utc_of_its_first_day() -> None:
     prices = dated({"input": Decimal(1)}, {"input": Decimal(2), "from": date(2026, 9, 22)})
     midnight = datetime(2026, 9, 22, tzinfo=UTC).timestamp()
     assert [prices.at(midnight + shift).input for shift in (-0.001, 0.0, 0.001)] == [1_000_000, 2_000_000, 2_000_000]
+
+
+async def test_units_are_repriced_with_the_tokens_and_no_adjustment_counts_them_again(database: Database) -> None:
+    speech = {"units": 90, "unit": "second", "prompt_tokens": 0, "completion_tokens": 0, "cost_microusd": 9_000}
+    await write(database, a_row(**speech))
+    dearer = Price(version="dearer", per_minute=7_000_000_000)
+    assert await apply(database, period(), routes((0.0, dearer))) == 1
+    assert await apply(database, period(), routes((0.0, dearer))) == 0
+    found = await receipt_of(database)
+    assert [each["cost_usd"] for each in found["adjustments"]] == [0.0015]
+    assert found["units"] == {"unit": "second", "used": 90, "price": "per_minute", "usd": None}
+    assert found["total"]["cost_usd"] == 0.0105

@@ -166,7 +166,7 @@ class Reconciliation:
                 rows = await audit.summed_rows(session, day, self._zone)
                 if not reconcile.add_day(days, day, rows, await audit.daily_sums(session, day)):
                     self._wrong_days.append(day)
-            prices = Check("prices", "tokens times price against cost")
+            prices = Check("prices", "usage times price against cost")
             self._told("prices")
             prices.checked = await audit.row_count(session, self._period, self._zone)
             async for call in audit.doubtful_costs(session, self._period, self._zone):

@@ -12,18 +12,19 @@ import click
 
 from gateway.cli._shared import Day, config_option, database_of, document_of, json_option, note, show
 from gateway.cli._shared import command as run
-from gateway.core.money import in_units
+from gateway.core.money import RATES, in_units, rate_in_dollars
 
 if TYPE_CHECKING:
     from gateway.repricing import Difference
 
+_RATES = [name for name, _ in RATES.values()]
 _COLUMNS = ("model", "input", "cached_input", "output", "from", "version")
 _COMPARED = ("model", "day", "calls", "changed", "unpriced", "charged_usd", "would_cost_usd", "difference_usd")
 
 
 @click.group()
 def command() -> None:
-    """What tokens cost: US dollars per million, by the day from which a price holds."""
+    """What calls cost: US dollars per million tokens and per unit, by the day from which a price holds."""
 
 
 @command.command("list")
@@ -44,11 +45,13 @@ async def list_(config: Path | None, as_json: bool) -> None:
                     "input": in_units("cost", price.input),
                     "cached_input": in_units("cost", cached),
                     "output": in_units("cost", price.output),
+                    **{name: rate_in_dollars(name, price) or None for name in _RATES},
                     "from": f"{datetime.fromtimestamp(since, UTC):%Y-%m-%d}" if since else None,
                     "version": price.version,
                 }
             )
-    show(rows, _COLUMNS, as_json)
+    sold = [name for name in _RATES if any(row[name] for row in rows)]
+    show(rows, [*_COLUMNS[:4], *sold, *_COLUMNS[4:]], as_json)
 
 
 @command.command()

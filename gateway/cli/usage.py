@@ -95,6 +95,7 @@ def _print_receipt(receipt: dict[str, Any]) -> None:
         click.echo(f"{name:<{width}}  {'-' if value is None else value}")
     classes = (("prompt", "input"), ("cached", "cached_input"), ("completion", "output"), ("reasoning", "output"))
     _section([{"tokens of": name, "used": tokens[name], "usd per million": prices[unit]} for name, unit in classes])
+    _section([receipt["units"]] if receipt["units"] else [])
     amounts = {"reserved": reserved, "settled": settled, "overspent": receipt["overspent"]}
     _section([{"": name, "tokens": each["tokens"], "usd": each["cost_usd"]} for name, each in amounts.items()])
     _section(receipt["decisions"])

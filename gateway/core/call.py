@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.core.limits import NO_LIMITS, Claim, LimitSet, Metric
-from gateway.core.money import FREE, MAX_AMOUNT, Price
+from gateway.core.money import FREE, MAX_AMOUNT, Price, Unit
 
 if TYPE_CHECKING:
     from gateway.core.body import Body
@@ -28,7 +28,8 @@ class Demand:
     tokens for each of its `choices`; `output_cap` is the lowest that anyone set, written into the upstream's body when
     it is lower than the client's, or when somebody `relies` on it: then the upstream must be told in words of its own.
     `expected_output` stands in where nobody set a cap. With a `margin` the call reserves its likely prompt times that,
-    and `likely_output` where that is less than the cap. `price` is the dearest of the possible targets.
+    and `likely_output` where that is less than the cap. `units` are the most of `unit` that it can use, `likely_units`
+    a guess. `price` is the dearest of the possible targets.
     """
 
     prompt_tokens: int = 0
@@ -40,6 +41,9 @@ class Demand:
     expected_output: int = 0
     margin: float | None = None
     likely_output: int = 0
+    unit: Unit | None = None
+    units: int = 0
+    likely_units: int = 0
     price: Price = FREE
     _amounts: dict[Metric, int] | None = field(default=None, init=False, repr=False)
 
@@ -82,15 +86,17 @@ class Demand:
         if amounts is None:
             prompt = self.prompt_tokens
             output = self.expected_output if self.output_cap is None else self.output_cap
+            units = self.units
             if self.margin is not None:
                 prompt = min(prompt, math.ceil(self.likely_prompt * self.margin))
                 output = self.likely_output if self.output_cap is None else min(self.output_cap, self.likely_output)
+                units = min(units, math.ceil(self.likely_units * self.margin))
             output *= self.choices
             amounts = self._amounts = {
                 "requests": 1,
                 "parallel": 1,
                 "tokens": min(prompt + output, MAX_AMOUNT - 1),
-                "cost": min(self.price.cost(prompt, output), MAX_AMOUNT - 1),
+                "cost": min(self.price.cost(prompt, output, 0, units, self.unit), MAX_AMOUNT - 1),
             }
         return amounts
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.core.dialect import Dialect
     from gateway.core.headers import Headers
     from gateway.core.limits import Level
+    from gateway.core.money import Unit
     from gateway.core.ports import Translation
     from gateway.core.principal import Principal
 
@@ -31,6 +32,17 @@ class Reply(NamedTuple):
     headers: Headers = []  # noqa: RUF012  a NamedTuple default, never changed in place
 
 
+class Measure(NamedTuple):
+    """What a call is measured in besides tokens: the most of `unit` that it can use, and a guess. `prompt` and `output`
+    are the most tokens that it can use beyond those of its text, where its model is sold by the token."""
+
+    unit: Unit
+    most: int
+    likely: int
+    prompt: int = 0
+    output: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Inference:
     """An endpoint that is forwarded to a model, reserved for and settled.
@@ -38,8 +50,9 @@ class Inference:
     `operation` is the path below an upstream's base URL. `required` members must be in the body; the
     `prompt` members tell how long the prompt is likely to be; `caps` are the members by which clients limit output
     (none: the endpoint produces no tokens). `choices` says how many answers a body asks for; `examine` may
-    refuse it for reasons of the endpoint's own. `translation` tells the call through chat to targets that do not serve
-    `operation` themselves; without one such targets cannot take it.
+    refuse it for reasons of the endpoint's own; `measure` says what it asks for where that is not text. `translation`
+    tells the call through chat to targets that do not serve `operation` themselves; without one such targets cannot
+    take it.
     """
 
     name: str
@@ -52,6 +65,7 @@ class Inference:
     streams: bool = True
     choices: Callable[[Body], int] | None = None
     examine: Callable[[Body], None] | None = None
+    measure: Callable[[Body], Measure] | None = None
     translation: Translation | None = None
     method: str = field(default="POST", init=False)
 

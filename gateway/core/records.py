@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from gateway.core.money import Unit
 from gateway.core.usage import UsageSource
 
 Kind = Literal["charge", "refund", "orphan", "adjust"]
@@ -50,7 +51,7 @@ class Decision(NamedTuple):
 class OutcomeRecord(NamedTuple):
     """How it ended: the ledger row. `status` is what the client was sent, 0 when it was sent nothing. Token fields
     are None where unknown; `usage_source` is None where nothing was used. `number` tells the adjustments of one call
-    apart, which count from 1."""
+    apart, which count from 1. `units` of `unit` are what calls of other than language models are measured in."""
 
     request_id: str
     kind: Kind
@@ -79,3 +80,5 @@ class OutcomeRecord(NamedTuple):
     reserved_cost: int = 0
     decisions: tuple[Decision, ...] = ()
     number: int = 0
+    units: int | None = None
+    unit: Unit | None = None

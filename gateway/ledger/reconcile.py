@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from gateway.core.limits import Count, Limit
-from gateway.core.money import MAX_AMOUNT, Price
+from gateway.core.money import FREE, MAX_AMOUNT
 from gateway.ledger.inspection import Inspection
 from gateway.ledger.quarantine import Quarantined
 from gateway.storage.audit import Group, Priced, Totals
@@ -239,7 +239,7 @@ def add_price(check: Check, call: Priced) -> None:
             "a row was taken out of the database: restore it from a backup",
         )
         return
-    used = call.prompt or call.completion or "charge" in call.kinds
+    used = call.prompt or call.completion or call.units or "charge" in call.kinds
     if call.price is None and used:
         check.add(
             call.request_id,
@@ -247,8 +247,8 @@ def add_price(check: Check, call: Priced) -> None:
             "its cost cannot be checked; the row was changed, or the table prices_seen was",
         )
         return
-    price = Price(*(call.price or ()))
-    expected = min(price.cost(call.prompt, call.completion, call.cached), MAX_AMOUNT - 1)
+    price = call.price or FREE
+    expected = min(price.cost(call.prompt, call.completion, call.cached, call.units, call.unit), MAX_AMOUNT - 1)
     if call.cost != expected:
         check.add(
             call.request_id,

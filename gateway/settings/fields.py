@@ -169,6 +169,13 @@ Dollars = Annotated[
     Field(ge=0, lt=MAX_AMOUNT // 1_000_000),
     WithJsonSchema({"type": "number", "minimum": 0}),
 ]
+UnitDollars = Annotated[
+    Decimal,
+    BeforeValidator(_number),
+    Field(ge=0, lt=100_000),
+    WithJsonSchema({"type": "number", "minimum": 0}),
+]
+"""Few enough that the price of a million fits into a database's integer."""
 Amount = Annotated[
     Decimal,
     BeforeValidator(_number),

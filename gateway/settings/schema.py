@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SecretStr, WithJsonSchema
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SecretStr, WithJsonSchema, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from gateway.core.deployment import OnClientGone
 from gateway.core.limits import Action, Metric, Scope
+from gateway.core.money import RATES
 from gateway.settings.fields import (
     Amount,
     CountersUrl,
@@ -24,6 +25,7 @@ from gateway.settings.fields import (
     Section,
     Switch,
     Text,
+    UnitDollars,
     VariableName,
     Whole,
     refuse,
@@ -214,16 +216,30 @@ class ProviderSettings(Patience):
 
 
 class PriceSettings(Section):
-    """US dollars per million tokens."""
+    """US dollars per million tokens, and for what is sold by the unit."""
 
     since: Day | None = Field(default=None, alias="from")
     """The first day it holds, UTC; without one, always."""
-    input: Dollars
+    input: Dollars | None = None
     """Prompt tokens."""
     output: Dollars | None = None
     """Completion tokens; nothing where there are none, as for embeddings."""
     cached_input: Dollars | None = None
     """Prompt tokens found in the provider's cache; as input where not stated."""
+    per_image: UnitDollars | None = None
+    """One image."""
+    per_minute: UnitDollars | None = None
+    """A minute of sound, by the second."""
+    per_million_characters: Dollars | None = None
+    """A million characters of text to speak."""
+    per_search: UnitDollars | None = None
+    """One search of a reranker."""
+
+    @model_validator(mode="after")
+    def _has_a_price(self) -> Self:
+        if self.input is None and all(getattr(self, name) is None for name, _ in RATES.values()):
+            raise refuse(f"needs input, or one of {', '.join(name for name, _ in RATES.values())}")
+        return self
 
 
 def _price_list(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from gateway.core.money import Price, PriceSchedule, micros
+from gateway.core.money import RATES, TOKENS_PER_PRICE, Price, PriceSchedule, UnitRate, micros
 from gateway.settings.fields import Section
 from gateway.settings.problems import ConfigError, Problem
 from gateway.settings.schema import PriceRow, PriceSettings, PriceTable, VendorRow, VendorTable
@@ -103,9 +103,18 @@ def _since(entry: PriceSettings) -> float:
 
 def _price(entry: PriceSettings, source: str) -> Price:
     rates = (
-        micros(entry.input),
+        micros(entry.input or Decimal(0)),
         micros(entry.output or Decimal(0)),
         None if entry.cached_input is None else micros(entry.cached_input),
     )
-    digest = hashlib.sha256(repr(rates).encode()).hexdigest()[:8]
-    return Price(*rates, version=f"{source}:{entry.since or 'always'}:{digest}")
+    units = _unit_rates(entry)
+    said = (*rates, *units.items())  # a price without units keeps the version that it had before there were any
+    digest = hashlib.sha256(repr(said).encode()).hexdigest()[:8]
+    return Price(*rates, version=f"{source}:{entry.since or 'always'}:{digest}", **units)
+
+
+def _unit_rates(entry: PriceSettings) -> dict[UnitRate, int]:
+    """The prices per unit that there are, each for a million of them."""
+    stated = {name: getattr(entry, name) for name, _ in RATES.values()}
+    scales = {name: 1 if name == "per_million_characters" else TOKENS_PER_PRICE for name in stated}
+    return {name: micros(dollars * scales[name]) for name, dollars in stated.items() if dollars}

@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Numeric, Select, case, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.core.money import TOKENS_PER_PRICE
+from gateway.core.money import RATES, TOKENS_PER_PRICE, Price, Unit
 from gateway.storage.daily import KEYS, SUMS, row_sums, summing
 from gateway.storage.days import day_after, day_of, start_of
-from gateway.storage.tables import LEDGER, PRICES_SEEN, TERMINAL, USAGE_DAILY
+from gateway.storage.tables import LEDGER, PRICES_SEEN, TERMINAL, USAGE_DAILY, price_of
 
 _CHUNK: Final = 500
 _LAST_MOMENT: Final = 253_402_300_800.0
@@ -43,8 +43,7 @@ class Period(NamedTuple):
 
 class Priced(NamedTuple):
     """What one call was charged: one row, or all of the rows of a call with adjustments taken together. `kinds` are
-    theirs, `version` is the last one's; `price` is that version's input, output and cached input, None where it is
-    not known."""
+    theirs, `version` is the last one's; `price` is what that version means, None where it is not known."""
 
     request_id: str
     kinds: tuple[str, ...]
@@ -53,7 +52,9 @@ class Priced(NamedTuple):
     completion: int
     cached: int
     cost: int
-    price: tuple[int, int, int | None] | None
+    price: Price | None
+    units: int = 0
+    unit: Unit | None = None
 
 
 async def days(session: AsyncSession, period: Period, zone: tzinfo) -> list[str]:
@@ -107,16 +108,16 @@ async def daily_total(session: AsyncSession, key: str, period: Period) -> Totals
 
 
 async def doubtful_costs(session: AsyncSession, period: Period, zone: tzinfo) -> AsyncIterator[Priced]:
-    """Calls without adjustments whose cost is not plainly tokens times price.
+    """Calls without adjustments whose cost is not plainly tokens and units times price.
 
     The database multiplies; where numbers are too large for its integers it errs on the side of doubt, so what comes
     out of here is to be looked at again.
     """
     row, price = LEDGER.c, PRICES_SEEN.c
     exact = session.get_bind().dialect.name == "postgresql"  # its integers refuse to overflow, where SQLite's go over
-    prompt, completion, cached = (
+    prompt, completion, cached, units = (
         cast(func.coalesce(row[name], 0), Numeric) if exact else func.coalesce(row[name], 0)
-        for name in ("prompt_tokens", "completion_tokens", "cached_tokens")
+        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "units")
     )
     known = case((cached < prompt, cached), else_=prompt)
     scaled = (
@@ -124,7 +125,10 @@ async def doubtful_costs(session: AsyncSession, period: Period, zone: tzinfo) ->
         + known * func.coalesce(price.cached_input, price.input)
         + completion * price.output
     )
-    expected = (scaled + (TOKENS_PER_PRICE - 1)) // TOKENS_PER_PRICE
+    rate = case({unit: price[name] for unit, (name, _) in RATES.items()}, value=row.unit, else_=0)
+    each = case({unit: many for unit, (_, many) in RATES.items()}, value=row.unit, else_=1)
+    divisor = each * TOKENS_PER_PRICE
+    expected = (scaled * each + units * rate + divisor - 1) // divisor
     unsettled = (row.prompt_tokens.is_(None)) & (row.cost_microusd != 0)
     query = (
         _within(select(*_priced_columns()), period, zone)
@@ -193,9 +197,9 @@ def _adjusted() -> Select[Any]:
 
 def _priced_columns() -> list[ColumnElement[Any]]:
     row, price = LEDGER.c, PRICES_SEEN.c
-    names = ("request_id", "kind", "price_version", "prompt_tokens", "completion_tokens", "cached_tokens")
-    columns = [*(row[name] for name in names), row.cost_microusd]
-    return [*columns, price.version.label("known"), price.input, price.output, price.cached_input]
+    names = ("request_id", "kind", "price_version", "prompt_tokens", "completion_tokens", "cached_tokens", "units")
+    columns = [*(row[name] for name in names), row.unit, row.cost_microusd]
+    return [*columns, *price]
 
 
 def _priced(rows: Sequence[Any]) -> Priced:
@@ -208,5 +212,7 @@ def _priced(rows: Sequence[Any]) -> Priced:
         sum(row.completion_tokens or 0 for row in rows),
         sum(row.cached_tokens or 0 for row in rows),
         sum(row.cost_microusd for row in rows),
-        None if last.known is None else (last.input, last.output, last.cached_input),
+        None if last.version is None else price_of(last),
+        sum(row.units or 0 for row in rows),
+        next((row.unit for row in rows if row.unit is not None), None),
     )

@@ -8,18 +8,20 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gateway.core.money import Unit
 from gateway.core.records import OutcomeRecord
 from gateway.storage.tables import LEDGER
 
 PAGE: Final = 500
 
 _FIELDS: Final = [LEDGER.c[name] for name in OutcomeRecord._fields if name != "decisions"]
-_SUMMED: Final = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_microusd")
+_SUMMED: Final = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_microusd", "units")
 
 
 class Charged(NamedTuple):
     """A call that ended, with its adjustments taken into account. `end` is its own row, without decisions; tokens are
-    None where nobody knows what it used; `adjusted` is the number of its newest adjustment, 0 without one."""
+    None where nobody knows what it used; `adjusted` is the number of its newest adjustment, 0 without one. `units` are
+    0 where `unit` is None."""
 
     end: OutcomeRecord
     prompt_tokens: int | None
@@ -27,6 +29,8 @@ class Charged(NamedTuple):
     cached_tokens: int
     cost_microusd: int
     adjusted: int
+    units: int
+    unit: Unit | None
 
 
 async def page(
@@ -50,15 +54,16 @@ async def page(
 async def _adjustments(session: AsyncSession, request_ids: Sequence[str]) -> dict[str, Any]:
     """What the adjustments of each call come to."""
     sums = [func.sum(LEDGER.c[name]).label(name) for name in _SUMMED]
-    newest = func.max(LEDGER.c.number).label("number")
+    newest = [func.max(LEDGER.c.number).label("number"), func.max(LEDGER.c.unit).label("unit")]
     mine = LEDGER.c.request_id.in_(request_ids)
-    query = select(LEDGER.c.request_id, *sums, newest).where(mine, LEDGER.c.kind == "adjust")
+    query = select(LEDGER.c.request_id, *sums, *newest).where(mine, LEDGER.c.kind == "adjust")
     return {row.request_id: row for row in await session.execute(query.group_by(LEDGER.c.request_id))}
 
 
 def _charged(end: OutcomeRecord, adjustment: Any) -> Charged:
     if adjustment is None:
-        return Charged(end, end.prompt_tokens, end.completion_tokens or 0, end.cached_tokens or 0, end.cost_microusd, 0)
+        used = end.prompt_tokens, end.completion_tokens or 0, end.cached_tokens or 0
+        return Charged(end, *used, end.cost_microusd, 0, end.units or 0, end.unit)
     unknown = end.prompt_tokens is None and adjustment.prompt_tokens is None
     return Charged(
         end,
@@ -67,6 +72,8 @@ def _charged(end: OutcomeRecord, adjustment: Any) -> Charged:
         _sum(end.cached_tokens, adjustment.cached_tokens),
         _sum(end.cost_microusd, adjustment.cost_microusd),
         adjustment.number,
+        _sum(end.units, adjustment.units),
+        end.unit or adjustment.unit,
     )
 
 

@@ -11,14 +11,14 @@ from sqlalchemy import ColumnElement, Select, case, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.core.limits import NOTHING, Actual, Metric, Scope
-from gateway.core.money import MICROS_PER_DOLLAR, Price
+from gateway.core.money import MICROS_PER_DOLLAR, RATES, Price
 from gateway.core.records import OutcomeRecord
 from gateway.storage import daily, ledger_rows
 from gateway.storage.daily import SUMS
 from gateway.storage.days import day_after, day_of, start_of
 from gateway.storage.errors import Invalid
 from gateway.storage.statements import insert_into
-from gateway.storage.tables import LEDGER, PRICES_SEEN, TERMINAL, USAGE_DAILY
+from gateway.storage.tables import LEDGER, PRICES_SEEN, TERMINAL, USAGE_DAILY, price_of
 
 MAX_BATCH: Final = 500
 """Rows per statement; more would pass a database's limit on bound values."""
@@ -199,6 +199,7 @@ async def remember_prices(session: AsyncSession, prices: Iterable[Price], now: f
             "output": price.output,
             "cached_input": price.cached_input,
             "first_seen": now,
+            **{name: getattr(price, name) for name, _ in RATES.values()},
         }
         for price in prices
     ]
@@ -208,5 +209,4 @@ async def remember_prices(session: AsyncSession, prices: Iterable[Price], now: f
 
 async def known_prices(session: AsyncSession) -> dict[str, Price]:
     """Every price ever charged, by version."""
-    rows = await session.execute(select(PRICES_SEEN))
-    return {row.version: Price(row.input, row.output, row.cached_input, row.version) for row in rows}
+    return {row.version: price_of(row) for row in await session.execute(select(PRICES_SEEN))}

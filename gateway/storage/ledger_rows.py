@@ -28,6 +28,7 @@ LATE_END: Final = 1
 """The number of the adjustment that carries the late end of an orphaned call."""
 
 _DECISIONS: Final = OutcomeRecord._fields.index("decisions")
+_REST: Final = _DECISIONS + 1
 
 _T = TypeVar("_T")
 
@@ -94,12 +95,12 @@ def _first_of_each(rows: Iterable[OutcomeRecord], wanted: set[tuple[Any, ...]]) 
 def _values(row: OutcomeRecord) -> tuple[Any, ...]:
     """The row's columns. Raises `Unstorable` for decisions that are none."""
     if not row.decisions:
-        return (*row[:_DECISIONS], None, row.number)
+        return (*row[:_DECISIONS], None, *row[_REST:])
     try:
         decisions = encode([dict(zip(Decision._fields, decision, strict=False)) for decision in row.decisions])
     except (TypeError, ValueError, OverflowError) as error:
         raise Unstorable(f"The ledger cannot hold one of these rows: {error}.") from error
-    return (*row[:_DECISIONS], decisions.decode(), row.number)
+    return (*row[:_DECISIONS], decisions.decode(), *row[_REST:])
 
 
 async def _run(work: Awaitable[_T]) -> _T:

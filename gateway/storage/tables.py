@@ -5,7 +5,7 @@ A ledger row keeps names as they were at the time of the call, so it refers to n
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -21,6 +21,8 @@ from sqlalchemy import (
     text,
 )
 from sqlmodel import Field, SQLModel
+
+from gateway.core.money import RATES, Price
 
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -149,6 +151,8 @@ class LedgerRow(Base, table=True):
     reserved_cost: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
     decisions: str | None = Field(default=None, sa_type=Text)
     number: int = Field(default=0, primary_key=True, sa_type=BigInteger, sa_column_kwargs=_ZERO)
+    units: int | None = Field(default=None, sa_type=BigInteger)
+    unit: str | None = None
 
 
 class UsageDay(Base, table=True):
@@ -193,7 +197,7 @@ class ShadowRefusal(Base, table=True):
 
 
 class PriceSeen(Base, table=True):
-    """What each price version meant, in micro-dollars per million tokens, so that old rows can be checked."""
+    """What each price version meant, as `gateway.core.money.Price` has it, so that old rows can be checked."""
 
     __tablename__ = "prices_seen"
 
@@ -202,6 +206,10 @@ class PriceSeen(Base, table=True):
     output: int = Field(sa_type=BigInteger)
     cached_input: int | None = Field(default=None, sa_type=BigInteger)
     first_seen: float = Field(sa_type=Double)
+    per_image: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
+    per_minute: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
+    per_million_characters: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
+    per_search: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
 
 
 class Revision(Base, table=True):
@@ -236,3 +244,9 @@ SHADOW_REFUSALS = _table("shadow_refusals")
 PRICES_SEEN = _table("prices_seen")
 REVISIONS = _table("revisions")
 SETTINGS = _table("settings")
+
+
+def price_of(row: Any) -> Price:
+    """A row of `prices_seen`, or one that has its columns, as the price it tells of."""
+    rates = {name: getattr(row, name) for name, _ in RATES.values()}
+    return Price(row.input, row.output, row.cached_input, row.version, **rates)

@@ -140,10 +140,15 @@ def call_fields(record: OutcomeRecord) -> Fields:
         "gen_ai.usage.input_tokens": record.prompt_tokens,
         "gen_ai.usage.output_tokens": record.completion_tokens,
         "aidock.cost_microusd": record.cost_microusd,
+        **_units(record),
         "user.id": record.user,
         "organization.name": record.department,
         "aidock.key": record.key_id,
     }
+
+
+def _units(record: OutcomeRecord) -> Fields:
+    return {} if record.unit is None else {"aidock.units": record.units, "aidock.unit": record.unit}
 
 
 def as_json(fields: Fields) -> bytes:

@@ -48,7 +48,8 @@ def test_prices_are_listed_with_the_day_from_which_they_hold(shell: Shell) -> No
     first, second = shell.ok("prices", "list", "--json", env=env).json
     version = first.pop("version")
     assert version.startswith("aidock.yaml:always:")
-    assert first == {"model": "fast", "input": 1.0, "cached_input": 1.0, "output": 2.0, "from": None}
+    units = dict.fromkeys(("per_image", "per_minute", "per_million_characters", "per_search"))
+    assert first == {"model": "fast", "input": 1.0, "cached_input": 1.0, "output": 2.0, **units, "from": None}
     assert (second["from"], second["input"], second["cached_input"]) == ("2026-11-03", 3.0, 0.5)
     assert shell.ok("prices", "list", env=env).out.splitlines()[2].split()[:5] == [
         "fast",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.core.limits import Count, Limit
+from gateway.core.money import Price
 from gateway.ledger.delivery import PoisonRow
 from gateway.ledger.inspection import Inspection
 from gateway.ledger.quarantine import Quarantine
@@ -145,7 +146,7 @@ def test_totals_are_compared_as_a_whole() -> None:
     assert (check.checked, [difference.subject for difference in check.first]) == (2, ["key"])
 
 
-PRICE = (150_000, 600_000, 75_000)
+PRICE = Price(150_000, 600_000, 75_000, "v1", per_minute=6_000_000_000)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +163,13 @@ PRICE = (150_000, 600_000, 75_000)
         (Priced("r", ("orphan",), "v9", 0, 0, 0, 0, None), 0),
         (Priced("r", ("orphan",), "v9", 0, 0, 0, 3, None), 1),
         (Priced("r", ("refund",), "v1", 0, 0, 0, 3, PRICE), 1),
-        (Priced("r", ("charge",), "v1", 2**50, 2**50, 0, 2**50 - 1, (10**12, 10**12, None)), 0),
+        (Priced("r", ("charge",), "v1", 2**50, 2**50, 0, 2**50 - 1, Price(10**12, 10**12)), 0),
+        (Priced("r", ("charge",), "v1", 1000, 500, 0, 450 + 9_000, PRICE, 90, "second"), 0),
+        (Priced("r", ("charge",), "v1", 0, 0, 0, 9_001, PRICE, 90, "second"), 1),
+        (Priced("r", ("orphan",), "v9", 0, 0, 0, 0, None, 1, "image"), 1),
     ],
 )
-def test_a_cost_is_tokens_times_price(call: Priced, differences: int) -> None:
+def test_a_cost_is_tokens_and_units_times_price(call: Priced, differences: int) -> None:
     check = Check("prices", "")
     add_price(check, call)
     assert check.differences == differences

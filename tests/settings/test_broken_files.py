@@ -71,6 +71,14 @@ BROKEN = {
         "models:\n  - {model_id: a, base_url: http://h/v1, price: {input: -0.1}}\n",
         "2:57: models[0].price.input: must be at least 0",
     ),
+    "a price that prices nothing": (
+        "models:\n  - {model_id: a, base_url: http://h/v1, price: {output: 1}}\n",
+        "2:49: models[0].price: needs input, or one of per_image, per_minute, per_million_characters, per_search",
+    ),
+    "a price for a unit that no database could hold": (
+        "models:\n  - {model_id: a, base_url: http://h/v1, price: {per_image: 100000}}\n",
+        "2:61: models[0].price.per_image: must be less than 100000",
+    ),
     "a price that is not a number": (
         "models:\n  - {model_id: a, base_url: http://h/v1, price: {input: .nan}}\n",
         "2:57: models[0].price.input: must be a number",

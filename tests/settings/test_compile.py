@@ -125,6 +125,21 @@ models:
     assert early.version != late.version
 
 
+def test_prices_per_unit_are_exact_and_change_the_version_only_of_who_has_them(tmp_path: Path) -> None:
+    text = """
+models:
+  - {model_id: tokens, base_url: http://h/v1, price: {input: 0.15, output: 0.60, cached_input: 0.075}}
+  - model_id: units
+    base_url: http://i/v1
+    price: {per_image: 0.04, per_minute: 0.00185, per_million_characters: 15, per_search: 0.002}
+"""
+    prices = {name: model.prices.at(0) for name, model in compiled(write(tmp_path, text)).models.items()}
+    units = prices["units"]
+    assert (units.per_image, units.per_minute) == (40_000_000_000, 1_850_000_000)
+    assert (units.per_million_characters, units.per_search, units.input) == (15_000_000, 2_000_000_000, 0)
+    assert prices["tokens"].version == "aidock.yaml:always:a359ec54", "as it was before there were units"
+
+
 def test_two_prices_from_one_day_are_refused(tmp_path: Path) -> None:
     text = "models: [{model_id: a, base_url: http://h/v1, price: [{input: 1}, {input: 2}]}]"
     with pytest.raises(ConfigError, match=r"models\[0\].price\[1\]: another price holds from the same day"):

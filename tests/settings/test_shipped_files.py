@@ -66,7 +66,7 @@ def test_every_option_of_the_reference_is_accepted_when_its_comment_is_taken_awa
         (tmp_path / name).write_text("pem")
         files[name] = str(tmp_path / name)
     snapshot = compiled(write(tmp_path, uncommented()), {"OPENAI_API_KEY": "k", "OLLAMA_KEY": "k", **files})
-    assert set(snapshot.models) == {"demo", "gpt-4o-mini", "gpt-4o", "local-llama"}
+    assert set(snapshot.models) == {"demo", "gpt-4o-mini", "gpt-4o", "pictures", "local-llama"}
     assert set(snapshot.upstreams) == {
         "demo",
         "openai",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, update
 
-from gateway.core.money import MAX_AMOUNT, Price
+from gateway.core.money import MAX_AMOUNT, Price, Unit
 from gateway.storage import audit, daily, ledger
 from gateway.storage.audit import Period, Priced
 from gateway.storage.daily import KEYS, SUMS
@@ -151,16 +151,34 @@ async def test_a_cost_by_one_micro_dollar_off_is_doubted(database: Database) -> 
     assert {call.request_id for call in await doubtful(database)} == {"more", "less"}
     (call, *_) = await doubtful(database)
     assert call[1:6] == (("charge",), "v1", 100, 50, 10)
-    assert call.price == (150_000, 600_000, 75_000)
+    assert call.price == PRICE
 
 
 async def test_a_cost_without_usage_or_of_an_unknown_price_is_doubted(database: Database) -> None:
     await know(database, PRICE)
     await add(database, orphan("costly orphan", cost_microusd=5), row("unknown", price_version="nobody knows"))
     assert {call.request_id: call.price for call in await doubtful(database)} == {
-        "costly orphan": (150_000, 600_000, 75_000),
+        "costly orphan": PRICE,
         "unknown": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("unit", "units"), [("image", 3), ("second", 61), ("character", 4096), ("search", 1), ("second", 2**30)]
+)
+async def test_a_cost_by_units_and_tokens_is_checked_to_the_micro_dollar(
+    database: Database, unit: Unit, units: int
+) -> None:
+    rates = {"per_image": 40_000_000_000, "per_minute": 1_850_000_003, "per_million_characters": 15_000_000}
+    price = Price(150_000, 600_000, None, "v1", **rates, per_search=2_000_000_000)
+    await know(database, price)
+    right = price.cost(7, 13, 0, units, unit)
+    used = {"prompt_tokens": 7, "completion_tokens": 13, "cached_tokens": None, "units": units, "unit": unit}
+    for name, off in (("right", 0), ("more", 1), ("less", -1)):
+        await add(database, row(name, **used, cost_microusd=right + off))
+    assert {call.request_id for call in await doubtful(database)} == {"more", "less"}
+    (call, *_) = await doubtful(database)
+    assert (call.price, call.units, call.unit) == (price, units, unit)
 
 
 async def test_numbers_beyond_the_database_integers_end_in_doubt_and_not_in_an_error(database: Database) -> None:

@@ -17,11 +17,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from gateway.core.money import Price
 from gateway.core.records import OutcomeRecord
 from gateway.paths import migrations_dir
 from gateway.storage.errors import DatabaseUnavailable, Invalid, MigrationRefused
 from gateway.storage.migrate import current, migrate, pending
-from gateway.storage.tables import LEDGER, Base
+from gateway.storage.tables import LEDGER, PRICES_SEEN, Base, price_of
 
 
 def url(tmp_path: Path) -> str:
@@ -103,6 +104,26 @@ def test_rows_of_the_first_release_are_kept_and_every_call_has_one_end(empty):
     new = {"reserved_tokens": 0, "reserved_cost": 0, "decisions": None}
     for row in rows:
         assert row._asdict().items() >= (OLD_ROW | new).items()
+
+
+def test_rows_and_prices_of_before_there_were_units_have_none(empty):
+    def fill(connection):
+        row = {"request_id": "a", "kind": "charge", **OLD_ROW}
+        price = {"version": "v1", "input": 1, "output": 2, "first_seen": 1.5}
+        for table, values in (("ledger", row), ("prices_seen", price)):
+            names = ", ".join(f'"{name}"' for name in values)
+            places = ", ".join(f":{name}" for name in values)
+            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), values)
+
+    def look(connection):
+        return connection.execute(select(LEDGER)).one(), connection.execute(select(PRICES_SEEN)).one()
+
+    migrate(empty, "0002")
+    asyncio.run(on(empty, fill))
+    migrate(empty)
+    row, price = asyncio.run(on(empty, look))
+    assert (row.units, row.unit, row.number) == (None, None, 0)
+    assert price_of(price) == Price(1, 2, None, "v1")
 
 
 def test_a_schema_can_be_taken_back_by_hand(empty):

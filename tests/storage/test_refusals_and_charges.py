@@ -42,10 +42,12 @@ async def test_charges_come_with_their_adjustments_in_the_order_of_time(
 ) -> None:
     monkeypatch.setattr(charges, "PAGE", 2)
     end = outcome("a", prompt_tokens=100, completion_tokens=10, cached_tokens=5, cost_microusd=50)
+    end = end._replace(units=3, unit="image")
     orphan = outcome(
         "b", kind="orphan", prompt_tokens=None, completion_tokens=None, cost_microusd=0, created_at=CREATED_AT + 1
     )
     more = end._replace(kind="adjust", prompt_tokens=1, completion_tokens=None, cached_tokens=None, cost_microusd=-7)
+    more = more._replace(units=1)
     rows = [
         end,
         orphan,
@@ -63,8 +65,8 @@ async def test_charges_come_with_their_adjustments_in_the_order_of_time(
             assert len(page) <= 2
             found += page
     assert [call.end.request_id for call in found] == ["a", "b", "c"]
-    assert found[0] == (end, 102, 10, 5, 36, 2)
-    assert found[1][1:] == (None, 0, 0, 0, 0)
+    assert found[0] == (end, 102, 10, 5, 36, 2, 5, "image")
+    assert found[1][1:] == (None, 0, 0, 0, 0, 0, None)
     assert found[2].adjusted == 0
     async with database.read() as session:
         assert await charges.page(session, 0.0, CREATED_AT + 9, "another") == []
