@@ -21,6 +21,7 @@ DATA_OR_WIRING = {
     "gateway/core/deployment.py": "tests/settings/test_compile.py",
     "gateway/core/limits.py": "tests/core/test_vocabulary.py",
     "gateway/core/credentials.py": "tests/settings/test_credentials.py",
+    "gateway/quotas/patience.py": "tests/test_deciding.py",
     "gateway/core/sse.py": "tests/providers/test_openai_stream.py",
     "gateway/app.py": "tests/e2e",
     "gateway/background.py": "tests/e2e",
