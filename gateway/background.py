@@ -74,7 +74,7 @@ class Background:
         await self._enforce(services.reloader.current)
         await self._recount.begin()
         await self._open_door()
-        services.adopter.on_adopted = self._recount.doubt
+        services.adopter.on_adopted = services.writer.on_lost = self._recount.doubt
         await services.adopter.start()
         await services.shadow.start()
         services.reloader.on_change(self._reloaded)

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -292,6 +292,36 @@ class LedgerCounters:
 
     async def running(self) -> Sequence[str] | None:
         return []
+
+
+class AwayCounters:
+    """`Counters` that cannot be reached: whoever asks is told why."""
+
+    def __init__(self, reason: StoreUnavailable) -> None:
+        self._reason = reason
+
+    async def peek(self, limits: Sequence[Limit]) -> Sequence[Level]:
+        raise self._reason
+
+    async def audit(self, limits: Sequence[Limit]) -> Sequence[Count]:
+        raise self._reason
+
+    async def recount(self, limits: Sequence[Limit]) -> None:
+        raise self._reason
+
+    async def running(self) -> Sequence[str] | None:
+        raise self._reason
+
+
+@asynccontextmanager
+async def counters_or_why_not(document: Document, snapshot: Snapshot, database: Database) -> AsyncIterator[Counters]:
+    """The same as `counters_of` for a command that has more to do than to look at counters."""
+    async with AsyncExitStack() as stack:
+        try:
+            counters = await stack.enter_async_context(counters_of(document, snapshot, database))
+        except StoreUnavailable as error:
+            counters = AwayCounters(error)
+        yield counters
 
 
 @asynccontextmanager

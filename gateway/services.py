@@ -123,7 +123,7 @@ class Services:
         metrics.reload_ok.set(self.reloader.last_reload_ok)
         found = self.adopter.recovered
         _raise_to(metrics.ledger_rows, self.writer.rows + self.adopter.rows)
-        _raise_to(metrics.ledger_orphans, found.orphans)
+        _raise_to(metrics.ledger_orphans, self.writer.orphans + found.orphans)
         _raise_to(metrics.ledger_quarantined, self.writer.quarantined + self.adopter.quarantined)
         _raise_to(metrics.damage.labels("missing"), self.writer.gaps + found.missing)
         _raise_to(metrics.damage.labels("unreadable"), self.writer.unreadable + found.unreadable)

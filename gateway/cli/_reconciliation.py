@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -13,10 +14,13 @@ from gateway.core.body import Body
 from gateway.core.call import Call
 from gateway.core.endpoint import Inference
 from gateway.core.limits import NOTHING, Count, Limit, Scope
+from gateway.core.ports import StoreUnavailable
 from gateway.core.principal import Principal
 from gateway.identity.limits import LimitBook
 from gateway.ledger import reconcile
+from gateway.ledger.damage import Damaged, DamageFile
 from gateway.ledger.delivery import offer_again
+from gateway.ledger.directory import JournalFiles
 from gateway.ledger.inspection import Inspection, inspect_all
 from gateway.ledger.quarantine import FILE_NAME, Quarantine
 from gateway.ledger.reconcile import Check, Reading
@@ -60,7 +64,9 @@ class Reconciliation:
         self._root = Path(snapshot.storage.data) / "journal"
         self._quarantine = Quarantine(self._root / FILE_NAME)
         self._wrong_days: list[str] = []
+        self._damage = DamageFile(self._root)
         self._dead_journals = 0
+        self._damaged: list[Inspection] = []
 
     async def checks(self) -> list[Check]:
         """Every check, in the order in which they are told."""
@@ -69,13 +75,12 @@ class Reconciliation:
         return [await self._counted(), calls, *rows, journals, await self._quarantined()]
 
     async def mend(self, checks: Iterable[Check]) -> tuple[list[str], list[reconcile.Difference]]:
-        """Set right what can be, which are sums and deliveries, never a row: what was done, and what turned out to be
-        beyond it. Raises `SinkUnavailable` and `StoreUnavailable`."""
+        """Set right what can be, which are sums and deliveries, never a row: what was done, and what is lost for good,
+        which is told this once. Raises `SinkUnavailable`."""
         wrong = {check.name for check in checks if check.differences}
         done: list[str] = []
-        lost: list[reconcile.Difference] = []
         if self._dead_journals:
-            await self._adopt(done, lost)
+            await self._adopt(done)
         if "quarantine" in wrong:
             taken, left = await offer_again(self._quarantine, LedgerTable(self._database, self._zone))
             done += [f"{taken} rows went from quarantine to the ledger, {left} stay"] if taken else []
@@ -86,21 +91,39 @@ class Reconciliation:
         if done or "counters" in wrong:
             async with self._database.write() as session:
                 await revisions.bump(session, REVISION)  # gateways that cannot be asked from here count anew as well
-            await self._counters.recount(self._limits)
-            done.append("the counters were counted anew from the ledger")
-        return done, lost
+            with contextlib.suppress(StoreUnavailable):  # the check that follows says so
+                await self._counters.recount(self._limits)
+                done.append("the counters were counted anew from the ledger")
+        return done, [reconcile.lost(entry) for entry in await asyncio.to_thread(self._acknowledge)]
 
-    async def _adopt(self, done: list[str], lost: list[reconcile.Difference]) -> None:
+    async def _adopt(self, done: list[str]) -> None:
         adopter = Adopter(self._root, LedgerTable(self._database, self._zone))
         await adopter.adopt()
         found = adopter.recovered
         done.append(f"{found.journals} journals of dead processes were adopted: {adopter.rows} rows were new")
-        if found.missing or found.unreadable:
-            says = f"{found.missing + found.unreadable} records of adopted journals are lost"
-            lost.append(reconcile.Difference("journals", says, "the log and the upstream's invoice may tell which"))
+
+    def _acknowledge(self) -> list[Damaged]:
+        """What is lost for good, and told now. The damage in living journals that nobody will read again is noted
+        first."""
+        for journal in self._damaged:
+            if journal.replay is not None:
+                self._damage.note(JournalFiles(self._root / journal.name), journal.replay)
+        return self._damage.acknowledge()
 
     async def _counted(self) -> Check:
         check = Check("counters", "counters against ledger")
+        try:
+            await self._counters.running()  # without a limit nothing else would be asked
+            await self._compare_counters(check)
+        except StoreUnavailable as error:
+            check.add(
+                "counters",
+                f"this check cannot be done: {str(error).rstrip('.')}",
+                "see that the counter store and its gateways run, then check again; the other checks are done",
+            )
+        return check
+
+    async def _compare_counters(self, check: Check) -> None:
         readings: dict[Limit, list[Reading]] = {limit: [] for limit in self._limits}
         pending = list(self._limits)
         deadline = time.monotonic() + self._wait_s
@@ -116,7 +139,6 @@ class Reconciliation:
             reconcile.add_counter(check, each)
         if self._limits and not check.checked:
             check.notes.append("No gateway counts now; the next one to start counts up from the ledger.")
-        return check
 
     async def _read_counters(self, limits: Sequence[Limit]) -> list[Reading]:
         before = await self._counters.running()
@@ -140,6 +162,8 @@ class Reconciliation:
         self._told("journals")
         found: list[Inspection] = await asyncio.to_thread(lambda: list(inspect_all(self._root)))
         self._dead_journals = sum(not each.alive for each in found)
+        self._damaged = [each for each in found if each.alive and not each.whole]
+        noted = await asyncio.to_thread(self._damage.noted)
         aside = [entry.row for entry in self._quarantine.entries() if entry.row is not None]
         for journal in found:
             async with self._database.read() as session:
@@ -147,7 +171,8 @@ class Reconciliation:
                 adjusted = await audit.adjustments(session, {request_id for request_id, _ in journal.adjusted})
             ended |= {row.request_id for row in aside}
             adjusted |= {(row.request_id, row.number) for row in aside}
-            reconcile.add_journal(calls, frames, journal, ended, adjusted)
+            reconcile.add_journal(calls, frames, journal, ended, adjusted, noted.get(journal.name, ()))
+        reconcile.add_damage(frames, await asyncio.to_thread(self._damage.entries))
         return calls, frames
 
     async def _rows(self) -> list[Check]:

@@ -15,10 +15,9 @@ from gateway.cli._reconciliation import Reconciliation, claimed_limits
 from gateway.cli._shared import Day, config_option, database_of, document_of, fail, json_option, note, show
 from gateway.cli._shared import command as run
 from gateway.cli._snapshot import snapshot_of
-from gateway.core.ports import StoreUnavailable
 from gateway.ledger.delivery import SinkUnavailable
 from gateway.ledger.reconcile import SHOWN, Check, Difference
-from gateway.local import counters_of
+from gateway.local import counters_or_why_not
 from gateway.storage import quotas
 from gateway.storage.audit import Period
 
@@ -60,7 +59,7 @@ async def command(
     mended: list[str] = []
     lost: list[Difference] = []
     try:
-        async with database_of(document) as database, counters_of(document, snapshot, database) as counters:
+        async with database_of(document) as database, counters_or_why_not(document, snapshot, database) as counters:
             async with database.read() as session:
                 limits = claimed_limits(snapshot, await quotas.limits(session))
             books = Reconciliation(database, counters, snapshot, limits, period, wait, _Progress())
@@ -68,7 +67,7 @@ async def command(
             if fix and any(check.differences for check in checks):
                 mended, lost = await books.mend(checks)
                 checks = await books.checks()
-    except (StoreUnavailable, SinkUnavailable) as error:
+    except SinkUnavailable as error:
         fail(f"The books cannot be compared now: {error}", 1)
     for difference in lost:
         next(check for check in checks if check.name == "journals").add(*difference)

@@ -56,11 +56,16 @@ Frame = tuple[int, int, bytes]
 
 
 class Scan(NamedTuple):
-    """What a stretch of a segment held: `consumed` bytes from its start are done with, `skipped` of them damaged."""
+    """What a stretch of a segment held: `consumed` bytes from its start are done with, the `damaged` ones among them
+    from a place to before another."""
 
     frames: list[Frame]
     consumed: int
-    skipped: int
+    damaged: list[tuple[int, int]]
+
+    @property
+    def skipped(self) -> int:
+        return sum(end - start for start, end in self.damaged)
 
 
 def encode_record(record: IntentRecord | OutcomeRecord) -> bytes:
@@ -101,8 +106,9 @@ def scan(data: bytes, seed: int, *, whole: bool, most: int) -> Scan:
     Damage is skipped up to the next good frame.
     """
     frames: list[Frame] = []
+    damaged: list[tuple[int, int]] = []
     size = len(data)
-    at = skipped = outcomes = 0
+    at = outcomes = 0
     while outcomes < most and at + _HEADER_BYTES <= size:
         magic, kind, length, sequence, check = _unpack_header(data, at)
         start = at + _HEADER_BYTES
@@ -118,12 +124,28 @@ def scan(data: bytes, seed: int, *, whole: bool, most: int) -> Scan:
             elif not whole:
                 break
         found = _next_candidate(data, at + 1, whole=whole)
-        skipped += found - at
+        _mark(damaged, at, found)
         at = found
     if whole and outcomes < most:
-        skipped += size - at
+        _mark(damaged, at, size)
         at = size
-    return Scan(frames, at, skipped)
+    return Scan(frames, at, damaged)
+
+
+def is_torn(rest: bytes, sequence: int) -> bool:
+    """Whether these last bytes of a segment are the beginning of the frame so numbered (0: of any): its writer was
+    stopped in the middle of it, so nobody has relied on it."""
+    if len(rest) < _HEADER_BYTES:
+        return _MAGIC_BYTES.startswith(rest[:2])
+    magic, _, length, number, _ = _unpack_header(rest)
+    return magic == _MAGIC and sequence in (0, number) and len(rest) - _HEADER_BYTES < length <= MAX_PAYLOAD
+
+
+def _mark(damaged: list[tuple[int, int]], start: int, end: int) -> None:
+    if damaged and damaged[-1][1] == start:
+        start, _ = damaged.pop()
+    if start < end:
+        damaged.append((start, end))
 
 
 def _next_candidate(data: bytes, start: int, *, whole: bool) -> int:

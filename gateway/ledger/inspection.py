@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.ledger.directory import START, JournalFiles, Position, siblings
-from gateway.ledger.frames import INTENT, OUTCOME, UnreadableRecord, decode_intent, decode_outcome
-from gateway.ledger.reader import Reader
+from gateway.core.records import OutcomeRecord
+from gateway.ledger.directory import START, JournalFiles, siblings
+from gateway.ledger.reader import Replay
 
 _BATCH = 500
 _LOOKS = 5
@@ -22,8 +22,8 @@ class Inspection:
 
     `delivered` are the ends, by request id, that the ledger is said to have; `adjusted` the adjustments among what it
     is said to have, by request id and number; `waiting` are ends on their way; `open` are calls without an end.
-    `missing` records have gone from the sequence, `unreadable` ones are whole and not understood; `trouble` says why
-    the rest could not be read.
+    `missing` records, by sequence number, have gone, `unreadable` ones are whole and not understood; `trouble` says
+    why the rest could not be read. `replay` is how it was read.
     """
 
     name: str
@@ -33,10 +33,11 @@ class Inspection:
     adjusted: set[tuple[str, int]] = field(default_factory=set)
     waiting: int = 0
     open: set[str] = field(default_factory=set)
-    missing: int = 0
+    missing: set[int] = field(default_factory=set)
     damaged_bytes: int = 0
-    unreadable: int = 0
+    unreadable: set[int] = field(default_factory=set)
     trouble: str = ""
+    replay: Replay | None = field(default=None, repr=False)
 
     @property
     def whole(self) -> bool:
@@ -74,35 +75,27 @@ def _inspect(files: JournalFiles) -> Inspection | None:
 
 def _read(files: JournalFiles, *, alive: bool) -> Inspection:
     found = Inspection(files.path.name, alive)
-    acked, stop = files.read_ack(), files.end()
-    numbers = files.segments()
-    start = START if not numbers or numbers[0] == 1 else Position(numbers[0], 0, 0)
-    reader = Reader(files, start)
+    replay = Replay(files, torn_end=not alive)
+    stop = files.end()
     try:
-        while not reader.position.reaches(stop):
-            behind = acked is not None and not reader.position.reaches(acked)
-            for kind, _, payload in reader.read(acked if behind and acked else stop, _BATCH):
-                found.records += 1
-                try:
-                    _note(found, kind, payload, is_delivered=behind)
-                except UnreadableRecord:
-                    found.unreadable += 1
+        for rows in replay.read(replay.acked or START, _BATCH):
+            for row in rows:
+                _note_delivered(found, row)
+        for rows in replay.read(stop, _BATCH):
+            found.waiting += len(rows)
     finally:
-        reader.close()
-    found.missing = len(reader.missing)
-    found.damaged_bytes = reader.damaged_bytes
+        replay.reader.close()
+    found.records = replay.records
+    found.open = set(replay.open)
+    found.missing = replay.reader.missing
+    found.unreadable = set(replay.unreadable)
+    found.damaged_bytes = replay.reader.damaged_bytes
+    found.replay = replay
     return found
 
 
-def _note(found: Inspection, kind: int, payload: bytes, *, is_delivered: bool) -> None:
-    if kind == INTENT:
-        found.open.add(decode_intent(payload).request_id)
-    elif kind == OUTCOME:
-        row = decode_outcome(payload)
-        found.open.discard(row.request_id)
-        if not is_delivered:
-            found.waiting += 1
-        elif row.kind == "adjust":
-            found.adjusted.add((row.request_id, row.number))
-        else:
-            found.delivered.add(row.request_id)
+def _note_delivered(found: Inspection, row: OutcomeRecord) -> None:
+    if row.kind == "adjust":
+        found.adjusted.add((row.request_id, row.number))
+    else:
+        found.delivered.add(row.request_id)

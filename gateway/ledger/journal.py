@@ -98,6 +98,11 @@ class FileJournal:
         return len(self._open)
 
     @property
+    def running(self) -> frozenset[str]:
+        """The calls with an intent and no outcome on disk."""
+        return frozenset(self._open)
+
+    @property
     def fullness(self) -> float:
         """How much of the tightest bound is used, 0 to 1."""
         return max((self._log.bytes + self._reserved) / self._max_bytes, len(self._open) / self._max_open)

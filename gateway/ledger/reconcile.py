@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from gateway.core.limits import Count, Limit
 from gateway.core.money import FREE, MAX_AMOUNT
+from gateway.ledger.damage import Damaged
 from gateway.ledger.inspection import Inspection
 from gateway.ledger.quarantine import Quarantined
 from gateway.storage.audit import Group, Priced, Totals
@@ -20,6 +21,11 @@ from gateway.storage.daily import KEYS, SUMS
 
 SHOWN = 20
 """Differences that a check tells in words; the others are counted."""
+
+_LOOK = (
+    "look at the disk; a gateway that runs, or --fix, keeps what is left of them in damage.jsonl beside the journals; "
+    "what is whole and not understood may be a newer release's"
+)
 
 Verdict = Literal["equal", "moving", "drift"]
 
@@ -125,10 +131,16 @@ def add_counter(check: Check, readings: Sequence[Reading]) -> None:
 
 
 def add_journal(
-    calls: Check, frames: Check, found: Inspection, ended: Collection[str], adjusted: Collection[tuple[str, int]]
+    calls: Check,
+    frames: Check,
+    found: Inspection,
+    ended: Collection[str],
+    adjusted: Collection[tuple[str, int]],
+    noted: Collection[int] = (),
 ) -> None:
     """Enter what a journal holds: its `calls`, and the state of its `frames`. `ended` are those of its delivered
-    calls, and `adjusted` those of its delivered adjustments, that the ledger or the quarantine has."""
+    calls, and `adjusted` those of its delivered adjustments, that the ledger or the quarantine has; of the `noted`
+    records it is known that they are lost."""
     calls.checked += len(found.open) + found.waiting + len(found.delivered) + len(found.adjusted)
     frames.checked += found.records
     if found.alive:
@@ -143,8 +155,7 @@ def add_journal(
             f"does not have and {len(found.open)} calls without one",
             "a running gateway adopts it within 10 seconds; --fix does so now",
         )
-    lost = sorted(found.delivered - set(ended))
-    for request_id in lost:
+    for request_id in sorted(found.delivered - set(ended)):
         calls.add(
             request_id,
             f"the call {request_id} was delivered to the ledger, which does not have it",
@@ -156,23 +167,35 @@ def add_journal(
             f"adjustment {number} of call {request_id} was delivered to the ledger, which does not have it",
             f"the row was taken out of the database; its record is still in journal {found.name}: keep a copy",
         )
-    _add_damage(frames, found)
+    _add_damage(frames, found, noted)
 
 
-def _add_damage(frames: Check, found: Inspection) -> None:
-    remedy = "look at the disk; the ledger's rows up to then are safe, and the log says when it happened"
+def _add_damage(frames: Check, found: Inspection, noted: Collection[int]) -> None:
     if found.trouble:
         frames.add(found.name, f"the journal {found.name} cannot be read: {found.trouble}", "look at the disk")
-    if found.missing:
-        frames.add(found.name, f"{found.missing} records are missing from journal {found.name}", remedy)
-    if found.damaged_bytes:
-        frames.add(found.name, f"{found.damaged_bytes} bytes of journal {found.name} are damaged", remedy)
-    if found.unreadable:
-        frames.add(
-            found.name,
-            f"{found.unreadable} whole records of journal {found.name} are not understood",
-            "a newer release may have written them: run that",
-        )
+    for records, words in ((found.missing, "missing from"), (found.unreadable, "not understood in")):
+        if new := records - set(noted):
+            frames.add(found.name, f"{len(new)} records are {words} journal {found.name}", _LOOK)
+    if found.damaged_bytes and (found.missing - set(noted) or not found.missing):
+        frames.add(found.name, f"{found.damaged_bytes} bytes of journal {found.name} are damaged", _LOOK)
+
+
+def add_damage(frames: Check, entries: Iterable[Damaged]) -> None:
+    """Enter what journals could not give back, as far as nobody has acknowledged it."""
+    for entry in entries:
+        if entry.acknowledged_at is None:
+            frames.add(*lost(entry))
+
+
+def lost(entry: Damaged) -> Difference:
+    """How to tell of records that are lost for good."""
+    return Difference(
+        entry.journal,
+        f"{entry.count} records of journal {entry.journal or 'unknown'} are lost: where a call's end was among them "
+        "its row is an orphan, where its beginning was too it has none",
+        "look at the disk; the log and the upstream's invoice may tell which calls; --fix acknowledges it, what is "
+        "left of the records stays in damage.jsonl beside the journals",
+    )
 
 
 def add_quarantine(check: Check, entries: Iterable[Quarantined]) -> None:

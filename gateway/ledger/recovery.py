@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.core.records import IntentRecord, OutcomeRecord
+from gateway.ledger.damage import DamageFile
 from gateway.ledger.delivery import Delivery, LedgerSink, SinkUnavailable
-from gateway.ledger.directory import START, JournalDirectory, JournalOwned, Position, siblings
-from gateway.ledger.frames import INTENT, OUTCOME, UnreadableRecord, decode_intent, decode_outcome
-from gateway.ledger.reader import Reader
+from gateway.ledger.directory import START, JournalDirectory, JournalOwned, siblings
+from gateway.ledger.orphans import orphan
+from gateway.ledger.reader import Replay
 
 logger = logging.getLogger("aidock.ledger")
 
@@ -48,6 +49,7 @@ class Adopter:
         self._interval = interval
         self._batch = batch
         self._delivery = Delivery(sink, root / "quarantine.jsonl")
+        self._damage = DamageFile(root)
         self._failing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -112,53 +114,29 @@ class Adopter:
 
     async def _deliver(self, home: JournalDirectory) -> None:
         found = Recovered(journals=1)
-        acked, end = _acked(home), home.end()
-        open_intents: dict[str, IntentRecord] = {}
-        for _ in self._read(home, START, acked, found, open_intents):
-            await asyncio.sleep(0)
-        found.missing = found.damaged_bytes = found.unreadable = 0  # up to here the journal's own writer has counted
-        for position, rows in self._read(home, acked, end, found, open_intents):
-            await self._insert(rows)
-            with contextlib.suppress(OSError):  # without it, a pass that is cut short is repeated from the start
-                home.write_ack(position)
-            await asyncio.sleep(0)
-        found.orphans = await self._insert_orphans(list(open_intents.values()))
+        replay = Replay(home, torn_end=True)
+        acked, end = replay.acked or START, home.end()
+        try:
+            for _ in replay.read(acked, self._batch):
+                await asyncio.sleep(0)
+            damaged_before = replay.reader.damaged_bytes  # which the journal's own writer has counted
+            for rows in replay.read(end, self._batch):
+                await self._insert(rows)
+                with contextlib.suppress(OSError):  # without it, a pass that is cut short is repeated from the start
+                    home.write_ack(replay.reader.position)
+                await asyncio.sleep(0)
+        finally:
+            replay.reader.close()
+        found.orphans = await self._insert_orphans(list(replay.open.values()))
+        lost = await asyncio.to_thread(self._damage.note, home, replay)
+        found.missing, found.unreadable = len(lost - replay.unreadable.keys()), len(lost & replay.unreadable.keys())
+        found.damaged_bytes = replay.reader.damaged_bytes - damaged_before
         self._add(found)
         logger.log(
-            logging.ERROR if found.missing or found.damaged_bytes or found.unreadable else logging.INFO,
+            logging.ERROR if lost or found.damaged_bytes else logging.INFO,
             "The journal of a dead process was adopted.",
             extra={"journal": home.path.name, **_fields(found)},
         )
-
-    def _read(
-        self,
-        home: JournalDirectory,
-        start: Position,
-        stop: Position,
-        found: Recovered,
-        open_intents: dict[str, IntentRecord],
-    ) -> Iterator[tuple[Position, list[OutcomeRecord]]]:
-        """The outcomes from `start` to `stop`, batch by batch; `open_intents` follows what has begun and ended."""
-        reader = Reader(home, start)
-        try:
-            while not reader.position.reaches(stop):
-                rows: list[OutcomeRecord] = []
-                for kind, _, payload in reader.read(stop, self._batch):
-                    try:
-                        if kind == OUTCOME:
-                            row = decode_outcome(payload)
-                            open_intents.pop(row.request_id, None)
-                            rows.append(row)
-                        elif kind == INTENT:
-                            intent = decode_intent(payload)
-                            open_intents[intent.request_id] = intent
-                    except UnreadableRecord:
-                        found.unreadable += 1
-                yield reader.position, rows
-        finally:
-            reader.close()
-            found.missing = len(reader.missing)
-            found.damaged_bytes = reader.damaged_bytes
 
     async def _insert_orphans(self, intents: list[IntentRecord]) -> int:
         """Rows for calls whose end nobody noted. A journal keeps an outcome for as long as the intent it belongs to,
@@ -186,48 +164,6 @@ def _nobody() -> None:
 
 def _nobody_told(_request_id: str) -> None:
     return
-
-
-def _acked(home: JournalDirectory) -> Position:
-    position = home.read_ack()
-    if position is not None:
-        return position
-    return START if home.segments()[0] == 1 else START._replace(sequence=0)
-
-
-def orphan(intent: IntentRecord) -> OutcomeRecord:
-    """The row of a call that a dead process had under way.
-
-    What the upstream produced, and whether it was asked at all, is not known, so the row claims nothing: no tokens,
-    no usage source, no cost and, since no answer was completed, no status. Its outcome is `upstream_error`, the one
-    of the four that promises the client nothing; its kind tells it from a failure that was seen.
-    """
-    return OutcomeRecord(
-        request_id=intent.request_id,
-        kind="orphan",
-        created_at=intent.created_at,
-        user=intent.user,
-        department=intent.department,
-        key_id=intent.key_id,
-        endpoint=intent.endpoint,
-        model_id=intent.model_id,
-        provider=intent.provider,
-        upstream_model=intent.upstream_model,
-        streamed=intent.streamed,
-        status=0,
-        outcome="upstream_error",
-        prompt_tokens=None,
-        completion_tokens=None,
-        cached_tokens=None,
-        reasoning_tokens=None,
-        usage_source=None,
-        cost_microusd=0,
-        price_version=intent.price_version,
-        latency_ms=0,
-        first_token_ms=None,
-        reserved_tokens=intent.reserved_tokens,
-        reserved_cost=intent.reserved_cost,
-    )
 
 
 def _fields(found: Recovered) -> dict[str, int]:

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
 
-from gateway.core.records import OutcomeRecord
+from gateway.core.records import IntentRecord, OutcomeRecord
+from gateway.ledger.damage import DamageFile
 from gateway.ledger.delivery import Delivery, LedgerSink, SinkUnavailable
 from gateway.ledger.directory import Position
 from gateway.ledger.frames import OUTCOME, UnreadableRecord, decode_outcome
 from gateway.ledger.journal import FileJournal
-from gateway.ledger.reader import Reader
+from gateway.ledger.orphans import orphan
+from gateway.ledger.reader import Reader, Replay
 
 logger = logging.getLogger("aidock.ledger")
 
@@ -37,9 +40,13 @@ class LedgerWriter:
         linger: float = 0.5,
         max_backoff: float = 5.0,
     ) -> None:
-        """`quarantine` is `quarantine.jsonl` beside the journals unless told otherwise."""
-        self.unreadable = 0
-        self._gaps_told = 0
+        """`quarantine` is `quarantine.jsonl` beside the journals unless told otherwise. `on_lost` is called when rows
+        were lost, and `orphans` of them replaced: the counters know of more than the ledger ever will."""
+        self.orphans = 0
+        self.on_lost: Callable[[], None] = _nobody
+        self._told: set[int] = set()
+        self._unreadable: set[int] = set()
+        self._damage = DamageFile(journal.path.parent)
         self._journal = journal
         self._delivery = Delivery(sink, quarantine or journal.path.parent / "quarantine.jsonl")
         self._reader = Reader(journal.home, journal.acked)
@@ -64,6 +71,11 @@ class LedgerWriter:
     def gaps(self) -> int:
         """Records of this journal that were written and could not be read back."""
         return len(self._reader.missing)
+
+    @property
+    def unreadable(self) -> int:
+        """Whole records of this journal that could not be understood."""
+        return len(self._unreadable)
 
     @property
     def damaged_bytes(self) -> int:
@@ -138,21 +150,41 @@ class LedgerWriter:
     async def _deliver_batch(self, stop: Position) -> None:
         rows: list[OutcomeRecord] = []
         while len(rows) < self._batch and not self._reader.position.reaches(stop):
-            for kind, _, payload in self._reader.read(stop, self._batch - len(rows)):
+            for kind, sequence, payload in self._reader.read(stop, self._batch - len(rows)):
                 if kind == OUTCOME:
-                    self._decode(payload, rows)
+                    self._decode(sequence, payload, rows)
             await asyncio.sleep(0)  # a backlog is read in slices, with calls served between them
-        self._report_damage()
         await self._delivery.insert(rows)
+        if (self._reader.missing | self._unreadable) - self._told:
+            await self._make_up_for_losses()
         self._journal.acknowledge(self._reader.position, len(rows))
         await self._report_progress()
 
-    def _report_damage(self) -> None:
-        """Once for each loss, however often its bytes are read again."""
-        gaps = self.gaps
-        if gaps > self._gaps_told:
-            logger.error("Records of this process's journal cannot be read back.", extra={"missing": gaps})
-            self._gaps_told = gaps
+    async def _make_up_for_losses(self) -> None:
+        """Once for each loss: tell of it, keep what is left of it, and give a row to each call whose end is lost. All
+        of the journal is read for that; what a failed sync caused to be written again is not lost."""
+        replay, ended_unseen = await self._replay()
+        orphans = await self._delivery.insert([orphan(intent) for intent in ended_unseen])
+        lost = await asyncio.to_thread(self._damage.note, self._journal.home, replay)
+        self.orphans += orphans
+        self._told |= self._reader.missing | replay.lost
+        if lost:
+            logger.error(
+                "Records of this process's journal cannot be read back.",
+                extra={"missing": len(lost), "orphans": orphans, "journal": self._journal.path.name},
+            )
+        self.on_lost()
+
+    async def _replay(self) -> tuple[Replay, list[IntentRecord]]:
+        """The whole journal read again, and which of its calls have ended although their ends are not in it."""
+        stop, running = self._journal.end, self._journal.running
+        replay = Replay(self._journal.home, torn_end=False)
+        try:
+            for _ in replay.read(stop, self._batch):
+                await asyncio.sleep(0)
+        finally:
+            replay.reader.close()
+        return replay, [intent for request_id, intent in replay.open.items() if request_id not in running]
 
     async def _deliver_stranded(self) -> None:
         """Outcomes that the disk refuses go from memory to the ledger."""
@@ -162,11 +194,11 @@ class LedgerWriter:
             self._journal.acknowledge_stranded(upto)
             await self._report_progress()
 
-    def _decode(self, payload: bytes, rows: list[OutcomeRecord]) -> None:
+    def _decode(self, sequence: int, payload: bytes, rows: list[OutcomeRecord]) -> None:
         try:
             rows.append(decode_outcome(payload))
         except UnreadableRecord:
-            self.unreadable += 1
+            self._unreadable.add(sequence)
             logger.exception("A whole record in the journal could not be understood.")
 
     async def _report_progress(self) -> None:
@@ -175,3 +207,7 @@ class LedgerWriter:
             logger.info("The ledger database takes rows again.")
         async with self._progress:
             self._progress.notify_all()
+
+
+def _nobody() -> None:
+    return

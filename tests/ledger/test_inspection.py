@@ -94,7 +94,7 @@ async def test_a_record_cut_out_of_a_journal_is_missed(journal: FileJournal, tmp
     end = data.index(b"\xad\x0c", head + 2)
     path.write_bytes(data[:head] + data[end:])
     found = only(tmp_path)
-    assert (found.missing, found.damaged_bytes, found.records) == (1, 0, 9)
+    assert (len(found.missing), found.damaged_bytes, found.records) == (1, 0, 9)
 
 
 async def test_every_flipped_byte_is_found(journal: FileJournal, tmp_path: Path) -> None:
@@ -112,15 +112,15 @@ async def test_a_segment_that_is_gone_is_missed(journal: FileJournal, tmp_path: 
     serve(journal, 100)
     await abandon(journal)
     journal.home.segment_path(2).unlink()
-    assert only(tmp_path).missing > 5
+    assert len(only(tmp_path).missing) > 5
 
 
 async def test_a_record_that_nobody_understands_is_counted(journal: FileJournal, tmp_path: Path) -> None:
     journal._log.append(OUTCOME, msgspec.msgpack.encode([1, 2]))
     serve(journal, 1)
-    assert only(tmp_path).unreadable == 1
+    assert len(only(tmp_path).unreadable) == 1
     await abandon(journal)
-    assert (only(tmp_path).unreadable, only(tmp_path).whole) == (1, False)
+    assert (len(only(tmp_path).unreadable), only(tmp_path).whole) == (1, False)
 
 
 async def test_a_torn_position_means_only_that_less_is_known(journal: FileJournal, tmp_path: Path) -> None:

@@ -116,9 +116,9 @@ def test_a_dead_journal_with_something_in_it_is_a_difference() -> None:
 
 def test_every_kind_of_damage_is_told_by_itself() -> None:
     calls, frames = Check("calls", ""), Check("journals", "")
-    broken = Inspection("j", True, missing=1, damaged_bytes=2, unreadable=3, trouble="no such device")
+    broken = Inspection("j", True, missing={7}, damaged_bytes=2, unreadable={1, 2, 3}, trouble="no such device")
     add_journal(calls, frames, broken, set(), set())
-    assert [difference.says.split()[0] for difference in frames.first] == ["the", "1", "2", "3"]
+    assert [difference.says.split()[0] for difference in frames.first] == ["the", "1", "3", "2"]
 
 
 def test_days_are_compared_group_by_group() -> None:

@@ -16,7 +16,8 @@ from gateway.ledger.delivery import SinkUnavailable
 from gateway.ledger.directory import create
 from gateway.ledger.frames import OUTCOME, scan
 from gateway.ledger.journal import FileJournal, open_journal
-from gateway.ledger.recovery import Adopter, orphan
+from gateway.ledger.orphans import orphan
+from gateway.ledger.recovery import Adopter
 from gateway.ledger.writer import LedgerWriter
 from tests.ledger.support import ListSink, abandon, intent, names, outcome, serve
 from tests.support.until import until
@@ -271,7 +272,7 @@ async def test_one_flipped_bit_never_crashes_and_never_makes_a_wrong_row(tmp_pat
         assert all(truth[key] == row for key, row in sink.stored.items())
         assert len(sink.of_kind("charge")) >= 59
         assert adopter.recovered.damaged_bytes > 0
-        assert names(root) == set()
+        assert names(root) <= {"damage.jsonl"}
 
 
 async def test_a_segment_of_noise_does_not_hold_up_the_rest(tmp_path: Path) -> None:

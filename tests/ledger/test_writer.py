@@ -198,7 +198,9 @@ async def test_a_writer_stopped_in_the_middle_begins_again_where_the_ledger_ends
     assert sum(sink.batches) == 120
 
 
-async def test_damage_on_the_disk_is_counted_and_passed(tmp_path: Path, sink: ListSink) -> None:
+async def test_damage_on_the_disk_is_counted_and_a_call_whose_end_it_took_is_an_orphan(
+    tmp_path: Path, sink: ListSink
+) -> None:
     journal = FileJournal(create(tmp_path))
     ids = serve(journal, 10)
     path = journal.home.segment_path(1)
@@ -208,8 +210,9 @@ async def test_damage_on_the_disk_is_counted_and_passed(tmp_path: Path, sink: Li
     writer = LedgerWriter(journal, sink, linger=0.001)
     await writer.start()
     await flushed(writer)
-    assert sink.ids == [request_id for request_id in ids if request_id != "r00004"]
-    assert (writer.gaps, journal.depth) == (1, 0)
+    assert sink.of_kind("charge") == set(ids) - {"r00004"}
+    assert sink.of_kind("orphan") == {"r00004"}
+    assert (writer.gaps, writer.orphans, journal.depth) == (1, 1, 0)
     await writer.close()
     await journal.close()
 
