@@ -260,7 +260,8 @@ class Recount:
         return await self._store.rebase(bases, list(landed), turn, raising=raising)
 
     async def _look_for_losses(self) -> None:
-        """Every call settles before its row lands, so a counter below the sum of its rows has lost something."""
+        """Every call settles before its row lands, so a counter below the sum of its rows has lost something. So has
+        one that was never counted up, as another program's key in its place is."""
         counts = await self._store.audit(self.limits)
         async with self._database.read() as session:
             used = await _used(session, [count._replace(since=math.inf) for count in counts], self._zone)
@@ -268,7 +269,8 @@ class Recount:
         short = [
             count.limit
             for count, sum_of_rows in zip(counts, used, strict=True)
-            if now[count.limit].starts_at == count.starts_at and now[count.limit].settled < sum_of_rows
+            if now[count.limit].starts_at == count.starts_at
+            and (now[count.limit].settled < sum_of_rows or not now[count.limit].based)
         ]
         if short:
             logger.warning("Counters have lost something; they are set by the ledger.", extra={"limits": len(short)})

@@ -5,7 +5,7 @@ if is_off(ARGV[2], now) then return {ARGV[1], 'clock', now} end
 expire_due(KEYS[2], KEYS[1], now)
 local reply = {ARGV[1], 'counts'}
 for i = 3, #KEYS do
-  local counts = redis.call('HMGET', KEYS[i], 'c', 'u', 'r', 's', 'b')
+  local counts = unless_foreign(redis.pcall('HMGET', KEYS[i], 'c', 'u', 'r', 's', 'b')) or {nil, nil, nil, nil, '0'}
   local n = #reply
   reply[n + 1] = (tonumber(counts[1]) or 0) + (tonumber(counts[2]) or 0)
   reply[n + 2] = tonumber(counts[3]) or 0

@@ -9,7 +9,8 @@
 -- `late` is a hash of request ids that settled behind the line: the packed list of their ms, then (counter key, amount).
 -- `watch` is a hash: beat, the ms at which leases were last looked at; high, the latest ms before a clock went back;
 -- bases, how often the ledger's part was set.
--- `marker` says whose counters these are: 'open <installation> <run id>' or 'rebuilding <token>'.
+-- `marker` says whose counters these are: 'open <installation> <run id>' or 'rebuilding <token>'. The run is 'forgotten'
+-- when something has been lost without a restart.
 
 local TOO_MUCH = 2 ^ 50
 local TOMBSTONE_S = 172800
@@ -45,6 +46,23 @@ local function is_open(marker)
   return marker and string.sub(marker, 1, 5) == 'open '
 end
 
+-- A reply, or nil where another program has put something of another type in the place asked about.
+local function unless_foreign(reply)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then return nil end
+  error(reply.err)
+end
+
+-- Another program's key in one of our places goes. What had stood there is lost, so the store grants nothing until
+-- somebody has counted it up.
+local function reclaim(key, kind, marker)
+  local found = redis.call('TYPE', key).ok
+  if found == kind or found == 'none' then return end
+  redis.call('DEL', key)
+  local says = redis.call('GET', marker)
+  if is_open(says) then redis.call('SET', marker, (string.gsub(says, ' [^ ]*$', ' forgotten'))) end
+end
+
 local function expire_at(key, second)
   if second ~= '' then redis.call('EXPIREAT', key, second) end
 end
@@ -53,7 +71,8 @@ end
 -- left, as when no more calls are made at once, goes.
 local function release(key, amount)
   if amount == '0' then return end -- there is no '-0'
-  if redis.call('HINCRBY', key, 'r', '-' .. amount) > 0 then return end
+  local left = unless_foreign(redis.pcall('HINCRBY', key, 'r', '-' .. amount))
+  if not left or left > 0 then return end
   if redis.call('HLEN', key) == 1 then
     redis.call('DEL', key)
   else
@@ -105,8 +124,10 @@ local function expire_due(watch, leases, now)
   return #due
 end
 
+-- nil where it is another program's.
 local function level(key)
-  local counts = redis.call('HMGET', key, 'c', 'u', 'r')
+  local counts = unless_foreign(redis.pcall('HMGET', key, 'c', 'u', 'r'))
+  if not counts then return nil end
   return (tonumber(counts[1]) or 0) + (tonumber(counts[2]) or 0) + (tonumber(counts[3]) or 0)
 end
 
@@ -119,7 +140,7 @@ local function hold(record_key, leases, first_key, first_arg, deadline)
     local arg = first_arg + (i - first_key) * CLAIM
     local amount = ARGV[arg]
     integer(amount)
-    redis.call('HINCRBY', KEYS[i], 'r', amount)
+    unless_foreign(redis.pcall('HINCRBY', KEYS[i], 'r', amount)) -- the record tells, once the place is ours again
     expire_at(KEYS[i], ARGV[arg + 1])
     local n = #entries
     entries[n + 1], entries[n + 2] = KEYS[i], amount

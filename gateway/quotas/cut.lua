@@ -28,8 +28,7 @@ end
 for i = FIRST_KEY, #KEYS do
   local key, arg = KEYS[i], FIRST_ARG + (i - FIRST_KEY) * STRIDE
   local starts_at, ends_at = integer(ARGV[arg]), ARGV[arg + 1]
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', key) end
+  reclaim(key, 'hash', KEYS[3])
   if starts_at < line then
     local counts = redis.call('HMGET', key, 'c', 'u', 'r', 's', 'b')
     local since = line

@@ -31,8 +31,8 @@ for i = 3, #KEYS do
   local since, used = ARGV[arg], ARGV[arg + 1]
   integer(since)
   integer((string.gsub(used, '^%-', '')))
-  local line = redis.call('HGET', key, 's')
-  if (line or '0') == since and (line or redis.call('EXISTS', key) == 1) then
+  local line = unless_foreign(redis.pcall('HGET', key, 's'))
+  if line ~= nil and (line or '0') == since and (line or redis.call('EXISTS', key) == 1) then
     local whole = tonumber(used) + (missing[key] or 0)
     if raising then whole = math.max(whole, tonumber(redis.call('HGET', key, 'c')) or 0) end
     redis.call('HSET', key, 'c', digits(whole), 'b', '1')

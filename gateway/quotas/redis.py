@@ -147,7 +147,7 @@ class RedisStore:
         moment = self._clock.monotonic()
         if moment >= self._next_look:
             self._batcher.look()
-        reply = await self._ask("pulse", [self._leases, self._watch, self._marker])
+        reply = await self._ask("pulse", [self._leases, self._watch, self._marker, self._late])
         if moment >= self._next_look:
             self._next_look = moment + LOOK_S
         told, marker = reply[2], reply[3]

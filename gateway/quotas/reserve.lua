@@ -17,12 +17,16 @@ local function read_levels()
   levels = {}
   for i = FIRST_KEY, #KEYS do
     local key = KEYS[i]
-    if not levels[key] then levels[key] = level(key) end
+    levels[key] = levels[key] or level(key)
+    if not levels[key] then
+      reclaim(key, 'hash', KEYS[4])
+      return false
+    end
   end
+  return true
 end
 
 local function first_without_room()
-  read_levels()
   wanted = {}
   for i = 1, claims do
     local key = KEYS[FIRST_KEY + i - 1]
@@ -42,13 +46,14 @@ local function granted(after)
   return reply
 end
 
-if known[1] then
-  read_levels()
-  return granted({})
-end
+if not read_levels() then return {tag, 'closed'} end
+if known[1] then return granted({}) end
 
 local refused = first_without_room()
-if refused and expire_due(watch, leases, now) > 0 then refused = first_without_room() end
+if refused and expire_due(watch, leases, now) > 0 then
+  read_levels()
+  refused = first_without_room()
+end
 if refused then return {tag, 'denied', refused - 1, levels[KEYS[FIRST_KEY + refused - 1]]} end
 hold(record_key, leases, FIRST_KEY, FIRST_ARG, now + lease_ms)
 return granted(wanted)

@@ -24,7 +24,9 @@ for i = 5, #KEYS do
   local key, arg = KEYS[i], 3 + (i - 5) * 2
   local amount = ARGV[arg]
   if amount ~= '0' then
-    if whole and at >= (tonumber(redis.call('HGET', key, 's') or 0)) then
+    local since = unless_foreign(redis.pcall('HGET', key, 's'))
+    if since == nil then reclaim(key, 'hash', KEYS[4]) end
+    if whole and at >= tonumber(since or 0) then
       redis.call('HINCRBY', key, 'u', amount)
     else
       redis.call('HINCRBY', key, 'c', amount)

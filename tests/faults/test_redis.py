@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -183,6 +185,41 @@ async def test_a_store_that_evicts_counters_under_load_is_noticed_and_counted_an
         recovery = await answered(who, gateway.port)
     nothing_else_went_wrong(seen)
     await books.agree("Redis evicts", recovery_s=recovery)
+
+
+def counter_keys(store: RedisServer) -> list[str]:
+    """Where it counts what departments use."""
+    return [key.decode() for key in re.findall(rb"\{aidock\}:used:department:\S+", store.ask("KEYS *:used:*:research"))]
+
+
+async def test_keys_of_another_program_in_the_place_of_counters_are_replaced_under_load(
+    gateway: Gateway, counters: RedisServer, who: Caller, books: Books
+) -> None:
+    recovery = 0.0
+    async with under_load(who, gateway) as seen:
+        keys = counter_keys(counters)
+        assert len(keys) == 3
+        for key in (*keys, "{aidock}:leases"):
+            counters.ask(f"DEL {key}")
+            assert counters.ask(f"SET {key} foreign").startswith(b"+OK")
+            recovery = max(recovery, await answered(who, gateway.port))
+            await asyncio.sleep(AFTER_S)
+    nothing_else_went_wrong(seen)
+    await books.agree("Redis keys of another program", recovery_s=recovery)
+
+
+async def test_a_check_finds_and_mends_a_counter_that_another_program_has_written_over(
+    gateway: Gateway, counters: RedisServer, who: Caller, books: Books
+) -> None:
+    assert (await who.call(gateway.port, Plan())).whole
+    await books.rest()
+    (key, *_) = counter_keys(counters)
+    counters.ask(f"SET {key} foreign")
+    found = json.loads(await gateway.cli("reconcile", "--json", "--wait", "0", check=False))
+    assert "has not been counted up" in found["checks"][0]["first"][0]["says"]
+    await gateway.reconcile("--fix", within_s=2)
+    assert counters.ask(f"TYPE {key}").startswith(b"+hash")
+    await books.agree("a Redis key of another program, --fix")
 
 
 def test_a_store_that_may_evict_counters_is_refused_at_the_start(

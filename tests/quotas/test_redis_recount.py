@@ -9,13 +9,13 @@ import uuid
 import pytest
 from redis.asyncio import Redis
 
-from gateway.core.limits import NOTHING, Actual, Base, Claim, Granted
+from gateway.core.limits import NOTHING, Actual, Base, Claim, Denied, Granted, Limit
 from gateway.core.ports import DECISION_S, StoreUnavailable
 from gateway.quotas import batcher as batching
 from gateway.quotas import redis as redis_store
 from gateway.quotas.redis import RedisStore
 from gateway.quotas.windows import Calendar
-from tests.quotas.caller import INSTALLATION, LEASE_S, TOKENS, UTC, back, redis_caller
+from tests.quotas.caller import CALLS, INSTALLATION, LEASE_S, TOKENS, UTC, back, redis_caller
 from tests.support.redis_server import RedisServer
 
 
@@ -193,3 +193,77 @@ async def test_late_calls_wait_two_days_for_their_row(shared: RedisServer) -> No
         await store.store.rebase([Base(count, 100)], [], await store.store.turn())
         assert list(await store.store.late()) == ["new"]
         assert await store.settled(TOKENS) == [105]
+
+
+async def place_of_tokens(other: Redis, prefix: str) -> str:
+    """The key under which tokens are counted; there is one."""
+    (key,) = [key async for key in other.scan_iter(match=f"{{{prefix}}}:used:*:tokens:*")]
+    return str(key.decode())
+
+
+async def test_another_programs_key_in_a_counters_place_goes_and_nothing_is_granted_until_it_is_counted(
+    shared: RedisServer,
+) -> None:
+    prefix = uuid.uuid4().hex
+    limit = Limit("user", "ada", "tokens", "month", 100)
+    async with redis_caller(shared.url, prefix) as store, Redis.from_url(shared.url) as other:
+        await store.reserve("runs", [Claim(limit, 10), Claim(CALLS, 1)], LEASE_S)
+        await store.reserve("done", [Claim(limit, 40)], LEASE_S)
+        store.settle("done", Actual(tokens=40))
+        assert await store.settled(limit) == [40]
+        await other.set(await place_of_tokens(other, prefix), "something else")
+        (count,) = await store.store.audit([limit])
+        assert (count.based, count.settled) == (False, 0), "a check says that it is not counted up"
+        for rid in ("a", "b"):
+            with pytest.raises(StoreUnavailable, match="rebuilt"):
+                await store.reserve(rid, [Claim(limit, 100)], LEASE_S)
+        assert await store.store.pulse() == "suspect"
+        await store.store.cut([limit], 3.0)
+        (count,) = await store.store.audit([limit])
+        assert (count.reserved, count.based) == (10, False)
+        assert await store.store.rebase([Base(count, 40)], [], await store.store.turn(), raising=True)
+        await store.store.accept()
+        assert await store.store.pulse() == "open"
+        assert await store.used(limit, CALLS) == [50, 1]
+        assert isinstance(await store.reserve("c", [Claim(limit, 51)], LEASE_S), Denied)
+        assert isinstance(await store.reserve("d", [Claim(limit, 50)], LEASE_S), Granted)
+
+
+async def test_a_call_that_settles_where_another_program_has_written_is_counted_and_settles_all_else_once(
+    shared: RedisServer,
+) -> None:
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix) as store, Redis.from_url(shared.url) as other:
+        for rid in ("a", "b"):
+            await store.reserve(rid, [Claim(CALLS, 1), Claim(TOKENS, 10)], LEASE_S)
+        await other.set(await place_of_tokens(other, prefix), "something else")
+        store.settle("a", Actual(tokens=7))
+        assert await store.settled(TOKENS) == [7]
+        assert await store.used(CALLS) == [1]
+        assert await store.store.pulse() == "suspect"
+        await store.store.cut([TOKENS], 3.0)
+        assert await store.reserved(TOKENS) == [10]
+
+
+@pytest.mark.parametrize("name", ["leases", "watch", "late", "marker", "lead"])
+async def test_another_programs_key_in_any_other_place_goes_too(shared: RedisServer, name: str) -> None:
+    prefix = uuid.uuid4().hex
+    async with redis_caller(shared.url, prefix) as store, Redis.from_url(shared.url) as other:
+        await store.reserve("runs", [Claim(TOKENS, 10)], LEASE_S)
+        key = f"{{{prefix}}}:{name}"
+        await other.delete(key)
+        await other.rpush(key, "something else")
+        state = await store.store.pulse()
+        assert state == {"marker": "lost", "lead": "open"}.get(name, "suspect")
+        if state == "lost":
+            assert await store.store.begin_rebuild()
+        await store.store.hold("runs", [Claim(TOKENS, 10)], LEASE_S, store.store.now())
+        await store.store.cut([TOKENS], 3.0)
+        if state == "lost":
+            assert await store.store.end_rebuild()
+        else:
+            await store.store.accept()
+        assert await store.store.pulse() == "open"
+        assert await store.store.lead(60)
+        assert await store.reserved(TOKENS) == [10]
+        assert list(await store.store.late()) == []
