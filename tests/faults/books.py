@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,14 +83,16 @@ class Books:
         dead_hold: int = 0,
         within_s: float = REST_S,
         counters_within_s: float = REST_S,
+        damaged: Collection[str] = (),
     ) -> Finding:
         """Raises `BooksDiffer`. Of so many calls as `dead_hold` says, which a gateway that was killed had under way
         or a store has not heard the end of, the counters may have the holds until their leases are over; a soak waits
-        for that."""
+        for that. The calls in `damaged`, whose records a disk has not given back, are lost and no difference."""
         finding = Finding(fault, calls=len(self.seen), recovery_s=round(recovery_s, 2))
-        await self.rest(within_s)
+        await self.rest(within_s, damaged)
         rows = self.gateway.rows()
-        differences = [*self._compare_calls(finding, rows), *self._compare_bills(finding, rows)]
+        calls = [*self._compare_calls(finding, rows), *self._compare_bills(finding, rows)]
+        differences = [each for each in calls if each.partition(":")[0] not in damaged]
         patience = LEASE_OVER_S if dead_hold and SOAK else counters_within_s
         differences += await self._compare_counters(finding, patience, 0 if SOAK else dead_hold)
         try:
@@ -102,12 +104,12 @@ class Books:
             raise BooksDiffer("\n".join([fault, *differences[:20], f"({len(differences)} in all)"]))
         return finding
 
-    async def rest(self, within_s: float = REST_S) -> None:
-        """Return when no call runs, nothing waits in a journal, and every call that the upstream billed has a row;
-        or when that has not come about in time, and then the books differ."""
+    async def rest(self, within_s: float = REST_S, damaged: Collection[str] = ()) -> None:
+        """Return when no call runs, nothing waits in a journal, and every call that the upstream billed, other than
+        `damaged` ones, has a row; or when that has not come about in time, and then the books differ."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
-            if not self._upstream.open and await self._idle() and not self._unbooked():
+            if not self._upstream.open and await self._idle() and self._unbooked() <= set(damaged):
                 return
             await asyncio.sleep(0.1)
 

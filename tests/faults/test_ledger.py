@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from gateway.ledger.directory import JournalFiles
+from gateway.ledger.frames import INTENT, OUTCOME, Frame, decode_intent, decode_outcome, scan, seal
 from tests.faults.books import SOAK, Books
 from tests.faults.callers import Caller, answered, load
 from tests.faults.fleet import caller, configuration, fleet, running
@@ -134,10 +137,8 @@ async def test_a_sqlite_that_another_process_locks_holds_up_no_call(upstream: Bi
         who = await caller(gateway)
         async with load(who, [gateway.port], PLANS, callers=4) as seen:
             await asyncio.sleep(BEFORE_S)
-            with closing(sqlite3.connect(gateway.data / "aidock.db", timeout=10, isolation_level=None)) as lock:
-                lock.execute("BEGIN EXCLUSIVE")
+            with locked(gateway):
                 await asyncio.sleep(LOCKED_S)
-                lock.execute("ROLLBACK")
             recovery = await in_the_ledger(gateway, who)
         assert all(each.whole for each in seen)
         await Books(upstream, [gateway], [who]).agree("SQLite locked", recovery_s=recovery)
@@ -192,26 +193,77 @@ async def test_a_full_disk_refuses_calls_before_an_upstream_hears_of_them(
             await Books(upstream, [gateway], [who]).agree("disk full", recovery_s=recovery)
 
 
-async def killed_with_rows_in_the_journal(gateway: Gateway, who: Caller) -> Path:
-    """Kill it while its database is locked; the file in which what it noted last still stands."""
+@contextmanager
+def locked(gateway: Gateway) -> Iterator[None]:
+    """No row gets into its database."""
+    with closing(sqlite3.connect(gateway.data / "aidock.db", timeout=10, isolation_level=None)) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        yield
+        lock.execute("ROLLBACK")
+
+
+async def killed_with_rows_in_the_journal(gateway: Gateway, who: Caller) -> JournalFiles:
+    """Kill it while its database is locked; the journal that it leaves."""
     async with load(who, [gateway.port], PLANS, callers=4):
         await asyncio.sleep(BEFORE_S)
-        with closing(sqlite3.connect(gateway.data / "aidock.db", timeout=10, isolation_level=None)) as lock:
-            lock.execute("BEGIN EXCLUSIVE")
+        with locked(gateway):
             await asyncio.sleep(1)
             gateway.kill()
-            lock.execute("ROLLBACK")
-    (journal,) = (path for path in (gateway.data / "journal").iterdir() if path.is_dir())
-    return max(path for path in journal.iterdir() if path.stat().st_size > 1000)
+    return journal_of(gateway)
+
+
+def journal_of(gateway: Gateway) -> JournalFiles:
+    (path,) = (path for path in (gateway.data / "journal").iterdir() if path.is_dir())
+    return JournalFiles(path)
+
+
+def newest(journal: JournalFiles) -> tuple[Path, list[Frame]]:
+    """The file in which its last records stand, and those."""
+    path = journal.segment_path(journal.segments()[-1])
+    return path, scan(path.read_bytes(), journal.seed, whole=True, most=10**6).frames
+
+
+def flip(path: Path, payload: bytes) -> None:
+    """A byte of a record, in place: its journal may be in use."""
+    with path.open("r+b", buffering=0) as file:
+        at = path.read_bytes().index(payload) + len(payload) // 2
+        file.seek(at)
+        file.write(bytes([payload[len(payload) // 2] ^ 0xFF]))
+
+
+def damage(journal: JournalFiles) -> tuple[str, str, str]:
+    """A byte each in the end of a call, the beginning of another, and both of a third, of the last that ended, which no
+    writer has read yet: their ids."""
+    path, frames = newest(journal)
+    begun = {decode_intent(payload).request_id: payload for kind, _, payload in frames if kind == INTENT}
+    ended = {decode_outcome(payload).request_id: payload for kind, _, payload in frames if kind == OUTCOME}
+    of_end, of_beginning, of_both = [request_id for request_id in begun if request_id in ended][-3:]
+    for payload in (ended[of_end], begun[of_beginning], begun[of_both], ended[of_both]):
+        flip(path, payload)
+    return of_end, of_beginning, of_both
+
+
+async def told_once_and_acknowledged(gateway: Gateway) -> None:
+    """Records that nothing can bring back are a difference until somebody who hears of them says so."""
+    for arguments in ((), ("--fix",)):
+        found = json.loads(await gateway.cli("reconcile", "--json", *arguments, check=False))
+        by_name = {check["check"]: check for check in found["checks"]}
+        assert "are lost" in by_name["journals"]["first"][0]["says"]
+    assert list((gateway.data / "journal").glob("damage.jsonl"))
+
+
+def kinds(gateway: Gateway, request_ids: Sequence[str]) -> list[list[str]]:
+    return [[row["kind"] for row in gateway.rows("request_id = ?", request_id)] for request_id in request_ids]
 
 
 async def test_a_frame_that_a_kill_has_torn_costs_nothing_else(upstream: BillingUpstream, tmp_path: Path) -> None:
     with running_gateway(tmp_path, configuration(upstream)) as gateway:
         who = await caller(gateway)
-        segment = await killed_with_rows_in_the_journal(gateway, who)
-        written = segment.read_bytes()
+        journal = await killed_with_rows_in_the_journal(gateway, who)
+        segment, frames = newest(journal)
+        kind, sequence, payload = frames[-1]
         with segment.open("ab") as file:
-            file.write(written[-300:-150])
+            file.write(seal(kind, sequence + 1, payload, journal.seed)[:150])
         began = time.monotonic()
         await asyncio.to_thread(gateway.start)
         recovery = await in_the_ledger(gateway, who)
@@ -219,19 +271,36 @@ async def test_a_frame_that_a_kill_has_torn_costs_nothing_else(upstream: Billing
         await Books(upstream, [gateway], [who]).agree("torn journal", recovery_s=recovery)
 
 
-async def test_a_journal_with_a_flipped_byte_loses_one_record_and_says_so(
+async def test_flipped_bytes_in_a_dead_journal_cost_no_more_than_their_records(
     upstream: BillingUpstream, tmp_path: Path
 ) -> None:
     with running_gateway(tmp_path, configuration(upstream)) as gateway:
         who = await caller(gateway)
-        segment = await killed_with_rows_in_the_journal(gateway, who)
-        written = bytearray(segment.read_bytes())
-        written[-len(written) // 8] ^= 0xFF
-        segment.write_bytes(written)
+        hurt = damage(await killed_with_rows_in_the_journal(gateway, who))
         await asyncio.to_thread(gateway.start)
-        await in_the_ledger(gateway, who)
-        rows = {row["request_id"]: row for row in gateway.rows()}
-        unlike = [seen for seen in who.seen if seen.whole and rows.get(seen.request_id, {}).get("kind") != "charge"]
-        assert len(unlike) + len(upstream.book.keys() - rows.keys()) <= 2, "one record was damaged"
+        recovery = await in_the_ledger(gateway, who)
+        assert kinds(gateway, hurt) == [["orphan"], ["charge"], []]
         adopted = [line for line in gateway.log() if "adopted" in line["message"]]
-        assert any(line.get("damaged_bytes") for line in adopted), adopted
+        assert any(line.get("missing") == 4 for line in adopted), adopted
+        assert await gateway.metric("aidock_journal_damage_total", kind="missing") == 4
+        await told_once_and_acknowledged(gateway)
+        books = Books(upstream, [gateway], [who])
+        await books.agree("flipped journal bytes", recovery_s=recovery, damaged=hurt)
+
+
+async def test_flipped_bytes_in_a_living_journal_cost_no_more_than_their_records(
+    upstream: BillingUpstream, tmp_path: Path
+) -> None:
+    with running_gateway(tmp_path, configuration(upstream)) as gateway:
+        who = await caller(gateway)
+        async with load(who, [gateway.port], PLANS, callers=4):
+            await asyncio.sleep(BEFORE_S)
+            with locked(gateway):
+                await asyncio.sleep(1)
+                hurt = damage(journal_of(gateway))
+            recovery = await in_the_ledger(gateway, who)
+        assert kinds(gateway, hurt) == [["orphan"], ["charge"], []]
+        assert await gateway.metric("aidock_journal_damage_total", kind="missing") == 4
+        await told_once_and_acknowledged(gateway)
+        books = Books(upstream, [gateway], [who])
+        await books.agree("flipped bytes, journal in use", recovery_s=recovery, damaged=hurt)
