@@ -209,6 +209,11 @@ class Gateway:
 
     async def limit(self, key: str, *limits: Limit) -> None:
         """Set limits by hand, and return when they bind the key's holder."""
+        await self.set_limits(*limits)
+        await self.bound(key, *limits)
+
+    async def set_limits(self, *limits: Limit) -> None:
+        """Set limits by hand; gateways follow."""
         database = self._database()
         try:
             async with database.write() as session:
@@ -216,6 +221,9 @@ class Gateway:
                     await quotas.put(session, limit)
         finally:
             await database.close()
+
+    async def bound(self, key: str, *limits: Limit) -> None:
+        """Return when limits bind the key's holder."""
         wanted = {(limit.metric, limit.window) for limit in limits}
 
         async def bound() -> bool:
