@@ -187,9 +187,9 @@ class Books:
         held = [0]
         explained = True
         for caller in self._callers:
-            me = await self.gateway.me(caller.key)
+            limits = await self.gateway.limits_of(caller.key)
             rows = self.gateway.rows()
-            for limit in me["limits"].values():
+            for limit in limits:
                 unit = 1_000_000 if limit["metric"] == "cost" else 1
                 name = f"{limit['scope']} {limit['subject']} {limit['metric']} per {limit['window']}"
                 settled = _settled(rows, limit)

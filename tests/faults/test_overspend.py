@@ -119,9 +119,9 @@ async def uncounted(who: Caller, gateway: Gateway, calls: int = 20) -> None:
         assert (await who.call(gateway.port, Plan(chunks=64))).whole
 
 
-async def spent(who: Caller, gateways: Sequence[Gateway]) -> None:
+async def spent(who: Caller, gateways: Sequence[Gateway], plans: Sequence[Plan] = PLANS) -> None:
     """Many race for what is left of a budget until there is nothing."""
-    async with load(who, [gateway.port for gateway in gateways], PLANS, callers=40 if SOAK else 12) as seen:
+    async with load(who, [gateway.port for gateway in gateways], plans, callers=40 if SOAK else 12) as seen:
         await until(lambda: sum(each.error == "insufficient_quota" for each in seen) > 20, 60)
     assert any(each.whole for each in seen)
 

@@ -258,11 +258,20 @@ class Gateway:
             )
 
     async def me(self, key: str | None = None) -> dict[str, Any]:
-        """`/v1/me`, its limits by metric and window."""
+        """`/v1/me`, its limits by metric and window: of several that share those the last."""
+        me = await self._me(key)
+        me["limits"] = {(limit["metric"], limit["window"]): limit for limit in me["limits"]}
+        return me
+
+    async def limits_of(self, key: str | None = None) -> list[dict[str, Any]]:
+        """Every limit of `/v1/me`."""
+        limits: list[dict[str, Any]] = (await self._me(key))["limits"]
+        return limits
+
+    async def _me(self, key: str | None) -> dict[str, Any]:
         answer = await self.ask("/v1/me", key=key)
         assert answer.status_code == 200, answer.text
         me: dict[str, Any] = answer.json()
-        me["limits"] = {(limit["metric"], limit["window"]): limit for limit in me["limits"]}
         return me
 
     async def metric(self, name: str, **labels: str) -> float:
