@@ -141,6 +141,18 @@ def is_torn(rest: bytes, sequence: int) -> bool:
     return magic == _MAGIC and sequence in (0, number) and len(rest) - _HEADER_BYTES < length <= MAX_PAYLOAD
 
 
+def count_heads(damaged: bytes) -> int:
+    """How many frames these bytes look to have been: one at least."""
+    at = found = 0
+    while at + _HEADER_BYTES <= len(damaged):
+        magic, _, length, _, _ = _unpack_header(damaged, at)
+        if magic != _MAGIC or length > MAX_PAYLOAD:
+            break
+        at += _HEADER_BYTES + length
+        found += 1
+    return max(1, found)
+
+
 def _mark(damaged: list[tuple[int, int]], start: int, end: int) -> None:
     if damaged and damaged[-1][1] == start:
         start, _ = damaged.pop()

@@ -15,6 +15,7 @@ from gateway.ledger.frames import (
     Frame,
     Scan,
     UnreadableRecord,
+    count_heads,
     decode_intent,
     decode_outcome,
     is_torn,
@@ -111,13 +112,15 @@ class Reader:
         return expected
 
     def _track_the_last(self, found: Scan, data: bytes, expected: int) -> int:
-        """Damage that no frame follows leaves no gap in the numbers: it was a record all the same."""
+        """Damage that no frame follows leaves no gap in the numbers: it was records all the same."""
         if not found.damaged or found.damaged[-1][1] < len(data) or not expected:
             return expected
-        if self._torn_end and is_torn(data[found.damaged[-1][0] :], expected):
+        rest = data[found.damaged[-1][0] :]
+        if self._torn_end and is_torn(rest, expected):
             return expected
-        self.missing.add(expected)
-        return expected + 1
+        after = expected + count_heads(rest)
+        self.missing.update(range(expected, after))
+        return after
 
     def _note_damage(self, segment: int, start: int, end: int) -> None:
         """Once: what is read again is not damaged again."""
