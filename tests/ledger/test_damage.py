@@ -19,7 +19,8 @@ from gateway.ledger.orphans import orphan
 from gateway.ledger.reader import Replay
 from gateway.ledger.recovery import Adopter
 from gateway.ledger.writer import LedgerWriter
-from tests.ledger.support import ListSink, abandon, intent, names, outcome, serve, until
+from tests.ledger.support import ListSink, abandon, intent, names, outcome, serve
+from tests.support.until import until
 
 INTENT_OF, OUTCOME_OF = 1, 2
 
