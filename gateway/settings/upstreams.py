@@ -13,11 +13,13 @@ from gateway.core.secret import Secret
 from gateway.settings.credentials import credential
 from gateway.settings.findings import Findings
 from gateway.settings.problems import KeyPath, nearest
-from gateway.settings.schema import Patience, ProviderSettings, Quirks, TlsSettings, VendorRow
+from gateway.settings.schema import AwsSettings, Patience, ProviderSettings, Quirks, TlsSettings, VendorRow
 from gateway.settings.tables import Vendors
 
 _OPERATIONS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/messages", "/models")
 _AZURE_V1 = "/openai/v1"
+_REGION = "{region}"
+"""Stands in a vendor's address where each region has its own."""
 
 
 class UpstreamBuilder:
@@ -94,11 +96,23 @@ class UpstreamBuilder:
             message = "is required here, such as https://api.example.com/v1, or a vendor with an address of its own"
             self._findings.refuse(where, message)
             return None
+        if _REGION in url:
+            region = self._region(provider)
+            if region is None:
+                self._findings.refuse(where, "is required here, or auth.region, or the environment variable AWS_REGION")
+                return None
+            url = url.replace(_REGION, region)
         fault = _url_fault(url)
         if fault:
             self._findings.refuse(where, fault)
             return None
         return url.rstrip("/")
+
+    def _region(self, provider: ProviderSettings) -> str | None:
+        """Where an address that depends on a region leads."""
+        if isinstance(provider.auth, AwsSettings):
+            return provider.auth.region
+        return self._findings.document.environ.get("AWS_REGION")
 
     def _key(self, provider: ProviderSettings, row: VendorRow, path: KeyPath) -> Secret | None:
         if provider.api_key is not None and provider.api_key_env_var is not None:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway import plugins
 from gateway.settings.compile import Snapshot, compile_document
 from gateway.settings.load import load
 from gateway.settings.watch import Source
 
 POLICIES = frozenset({"model_access", "rate_limit", "concurrency", "quota"})
-DIALECTS = frozenset({"mistral", "openai", "anthropic", "demo"})
+DIALECTS = plugins.names("providers") | {"anthropic"}
 
 
 def write(folder: Path, text: str, name: str = "aidock.yaml") -> Path:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.settings.problems import ConfigError
-from tests.settings.configs import compiled, write
+from tests.settings.configs import DIALECTS, compiled, write
 
 BROKEN = {
     "an unknown key": (
@@ -152,8 +152,8 @@ BROKEN = {
     "an unknown dialect": (
         "providers:\n  a: {dialect: opanai, base_url: http://h/v1}\n",
         (
-            "2:16: providers.a.dialect: there is no dialect 'opanai'; there are anthropic, demo, mistral, openai "
-            "(did you mean 'openai'?)"
+            "2:16: providers.a.dialect: there is no dialect 'opanai'; there are "
+            f"{', '.join(sorted(DIALECTS))} (did you mean 'openai'?)"
         ),
     ),
     "an unknown vendor": (
