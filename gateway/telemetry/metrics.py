@@ -75,6 +75,22 @@ class Metrics:
     """Every metric the gateway has. One object per process; `shared` is where its instance's workers meet."""
 
     def __init__(self, version: str, shared: Path | None = None) -> None:
+        self._of_calls()
+        self._of_limits()
+        self._of_the_crowd()
+        self._of_the_ledger()
+        self._of_the_process(version)
+        self._families = [each for each in vars(self).values() if isinstance(each, AnyFamily)]
+        self._shelf = None if shared is None else Shelf(shared)
+        self._registry = CollectorRegistry()
+        self._registry.register(_Exposed(self))
+        if shared is None:
+            ProcessCollector(registry=self._registry)
+        self._series: dict[Labels, Series] = {}
+        self._departments: set[str] = set()
+        self._levels: deque[Sequence[Level]] = deque(maxlen=1000)
+
+    def _of_calls(self) -> None:
         self.requests = Counts(
             "aidock_requests", "Inference requests answered.", (*_CALL, "department", "code", "streamed")
         )
@@ -104,6 +120,11 @@ class Metrics:
         self.cost = Counts("aidock_cost_usd", "US dollars charged.", ("model", "provider", "department"))
         self.attempts = Counts("aidock_upstream_attempts", "Requests to upstreams.", ("provider", "outcome"))
         self.fallbacks = Counts("aidock_fallbacks", "Calls passed on to another target.", ("model",))
+        self.deployment_up = Levels(
+            "aidock_deployment_up", "1 while the last attempt at it worked.", "min", ("model", "provider")
+        )
+
+    def _of_limits(self) -> None:
         self.rejections = Counts("aidock_quota_rejections", "Calls refused by a limit.", ("scope", "metric"))
         self.over_limit = Counts(
             "aidock_quota_over_limit",
@@ -116,25 +137,35 @@ class Metrics:
         self.overspend = Counts(
             "aidock_overspend", "Tokens and US dollars that calls used beyond what they had reserved.", ("metric",)
         )
+        self.quota_used = Levels(
+            "aidock_quota_used_ratio", "The fullest limit lately seen of each kind.", "max", ("scope", "metric")
+        )
+        self.unmetered = self.unmetered_calls.labels()
+
+    def _of_the_crowd(self) -> None:
         self.disconnects = Counts(
             "aidock_client_disconnects", "Clients that left before their answer's end.", ("phase",)
         )
         self.shed = Counts("aidock_shed", "Calls turned away because as many ran and waited as may.", ("reason",))
+        self.running = Levels("aidock_inflight_requests", "Inference calls under way.", "sum")
+        self.waiting = Levels("aidock_queue_depth", "Inference calls that wait for a place.", "sum")
+        self.inflight = self.running.labels()
+        self.queue_depth = self.waiting.labels()
+
+    def _of_the_ledger(self) -> None:
         self.rows = Counts("aidock_ledger_rows", "Rows written to the ledger.")
         self.orphans = Counts("aidock_ledger_orphans", "Calls of dead processes that were entered without an end.")
         self.quarantined = Counts("aidock_ledger_quarantined", "Rows that the ledger would not take.")
         self.damage = Counts(
             "aidock_journal_damage", "What could not be read back from journals: records, or damaged bytes.", ("kind",)
         )
-        self.running = Levels("aidock_inflight_requests", "Inference calls under way.", "sum")
-        self.waiting = Levels("aidock_queue_depth", "Inference calls that wait for a place.", "sum")
         self.depth = Levels("aidock_journal_depth", "Outcomes not yet in the ledger.", "sum")
-        self.deployment_up = Levels(
-            "aidock_deployment_up", "1 while the last attempt at it worked.", "min", ("model", "provider")
-        )
-        self.quota_used = Levels(
-            "aidock_quota_used_ratio", "The fullest limit lately seen of each kind.", "max", ("scope", "metric")
-        )
+        self.ledger_rows = self.rows.labels()
+        self.ledger_orphans = self.orphans.labels()
+        self.ledger_quarantined = self.quarantined.labels()
+        self.journal_depth = self.depth.labels()
+
+    def _of_the_process(self, version: str) -> None:
         self.reloaded = Levels(
             "aidock_config_last_reload_successful", "Whether the newest configuration could be used.", "min"
         )
@@ -142,25 +173,9 @@ class Metrics:
             "aidock_config_version_info", "The configuration in force.", "max", ("version", "hash")
         )
         self.build = Levels("aidock_build_info", "The release that runs.", "max", ("version",))
-        self.unmetered = self.unmetered_calls.labels()
-        self.ledger_rows = self.rows.labels()
-        self.ledger_orphans = self.orphans.labels()
-        self.ledger_quarantined = self.quarantined.labels()
-        self.inflight = self.running.labels()
-        self.queue_depth = self.waiting.labels()
-        self.journal_depth = self.depth.labels()
         self.reload_ok = self.reloaded.labels()
         self.reload_ok.set(1)
         self.build.labels(version).set(1)
-        self._families = [each for each in vars(self).values() if isinstance(each, AnyFamily)]
-        self._shelf = None if shared is None else Shelf(shared)
-        self._registry = CollectorRegistry()
-        self._registry.register(_Exposed(self))
-        if shared is None:
-            ProcessCollector(registry=self._registry)
-        self._series: dict[Labels, Series] = {}
-        self._departments: set[str] = set()
-        self._levels: deque[Sequence[Level]] = deque(maxlen=1000)
 
     def series(self, labels: Labels) -> Series:
         """The children for these labels; a few tenths of a microsecond once they are known."""
