@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from gateway.core.limits import NOTHING, Count, Level, Limit
+from gateway.core.limits import Count, Level, Limit
 from gateway.core.ports import RecountableStore, StoreUnavailable
 from gateway.quotas.connect import counter_store
 from gateway.quotas.windows import bucket_at
@@ -275,14 +275,16 @@ class LedgerCounters:
 
     async def peek(self, limits: Sequence[Limit]) -> Sequence[Level]:
         now = time.time()
-        levels = []
+        buckets = [bucket_at(limit.window, now, self._zone) for limit in limits]
+        spans = [
+            ledger.Span(limit, bucket.starts_at, bucket.ends_at) for limit, bucket in zip(limits, buckets, strict=True)
+        ]
         async with self._database.read() as session:
-            for limit in limits:
-                bucket = bucket_at(limit.window, now, self._zone)
-                sums = await ledger.sums(session, limit.scope, bucket.starts_at, bucket.ends_at, self._zone)
-                used = sums.get(limit.subject, NOTHING).of(limit.metric)
-                levels.append(Level(limit, used, None if bucket.ends_at is None else bucket.ends_at - int(now)))
-        return levels
+            used = await ledger.used(session, spans, self._zone)
+        return [
+            Level(limit, amount, None if bucket.ends_at is None else bucket.ends_at - int(now))
+            for limit, amount, bucket in zip(limits, used, buckets, strict=True)
+        ]
 
     async def audit(self, limits: Sequence[Limit]) -> Sequence[Count]:
         return []

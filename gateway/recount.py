@@ -13,7 +13,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -21,7 +20,7 @@ from datetime import tzinfo
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.core.call import Call
-from gateway.core.limits import NOTHING, Base, Count, Limit, Scope
+from gateway.core.limits import Base, Count, Limit
 from gateway.core.money import MAX_AMOUNT
 from gateway.core.ports import RecountableStore, StoreState, StoreUnavailable
 from gateway.pipeline import LEASE_S
@@ -313,17 +312,8 @@ class Recount:
 
 async def _used(session: AsyncSession, counts: Sequence[Count], zone: tzinfo) -> list[int]:
     """What the ledger says that each counter's subject used before its line."""
-    wanted: defaultdict[tuple[Scope, float, float], list[int]] = defaultdict(list)
-    for index, count in enumerate(counts):
-        wanted[count.limit.scope, count.starts_at, count.since].append(index)
-    used = [0] * len(counts)
-    for (scope, starts_at, since), indexes in wanted.items():
-        by_subject = await ledger.sums(session, scope, starts_at, None if since == math.inf else since, zone)
-        for index in indexes:
-            limit = counts[index].limit
-            sum_of_rows = by_subject.get(limit.subject, NOTHING).of(limit.metric)
-            used[index] = max(-_MOST, min(_MOST, sum_of_rows))
-    return used
+    spans = [ledger.Span(each.limit, each.starts_at, None if each.since == math.inf else each.since) for each in counts]
+    return [max(-_MOST, min(_MOST, amount)) for amount in await ledger.used(session, spans, zone)]
 
 
 def _name(limit: Limit) -> _Name:

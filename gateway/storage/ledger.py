@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import tzinfo
 from typing import Any, Final, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Select, case, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.core.limits import NOTHING, Actual, Metric, Scope
+from gateway.core.limits import NOTHING, Actual, Limit, Metric, Scope
 from gateway.core.money import MICROS_PER_DOLLAR, RATES, Price
 from gateway.core.records import OutcomeRecord
 from gateway.storage import daily, ledger_rows
@@ -125,6 +126,28 @@ async def sums(session: AsyncSession, scope: Scope, start: float, end: float | N
             known = totals.get(subject, NOTHING)
             totals[subject] = Actual(known.requests + requests, known.tokens + tokens, known.cost + cost)
     return {subject: actual for subject, actual in totals.items() if actual != NOTHING}
+
+
+class Span(NamedTuple):
+    """A limit's subject from `start` to before `end` (unix seconds; None: without end)."""
+
+    limit: Limit
+    start: float
+    end: float | None
+
+
+async def used(session: AsyncSession, spans: Sequence[Span], zone: tzinfo) -> list[int]:
+    """What each subject used in its span, in the unit of its limit. Spans alike are asked for together."""
+    wanted: defaultdict[tuple[Scope, float, float | None], list[int]] = defaultdict(list)
+    for index, span in enumerate(spans):
+        wanted[span.limit.scope, span.start, span.end].append(index)
+    found = [0] * len(spans)
+    for (scope, start, end), indexes in wanted.items():
+        by_subject = await sums(session, scope, start, end, zone)
+        for index in indexes:
+            limit = spans[index].limit
+            found[index] = by_subject.get(limit.subject, NOTHING).of(limit.metric)
+    return found
 
 
 def _stretches(start: float, end: float | None, zone: tzinfo) -> Iterator[_Stretch]:
