@@ -83,7 +83,7 @@ class ToolCall(NamedTuple):
 class Turn:
     """One message that is not the system's. A tool's result has `call_id` and, where it can be told, the `name` of the
     tool. `reasoning` is text that a model thought earlier, `thinking` its blocks with signatures as they were handed
-    out."""
+    out, `extra` what providers hung on the message, by vendor."""
 
     role: Literal["user", "assistant", "tool"]
     parts: list[Part]
@@ -92,6 +92,7 @@ class Turn:
     name: str = ""
     reasoning: str = ""
     thinking: list[Json] = field(default_factory=list)
+    extra: Json = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -264,13 +265,14 @@ def _assistant(message: Json, parts: list[Part], at: str) -> Turn:
     refusal = message.get("refusal")
     if isinstance(refusal, str) and refusal:
         parts.append(Text(refusal))
-    thinking = message.get("thinking_blocks")
+    thinking, extra = message.get("thinking_blocks"), message.get("extra_content")
     return Turn(
         "assistant",
         parts,
         calls=[_tool_call(call, f"{at}.tool_calls[{i}]") for i, call in enumerate(_calls_of(message, at))],
         reasoning=_text(message, "reasoning_content") or _text(message, "reasoning") or "",
         thinking=[block for block in thinking if isinstance(block, dict)] if isinstance(thinking, list) else [],
+        extra=extra if isinstance(extra, dict) else {},
     )
 
 

@@ -69,7 +69,8 @@ _CONTEXT_TOO_LONG = re.compile(
     r"|context[_ ]length[_ ]exceeded|context window"
     r"|`inputs` tokens \+ `max_new_tokens`"  # TGI, Together
     r"|prompt is too long|input is too long"
-    r"|too many tokens: ",  # Cohere
+    r"|too many tokens: "  # Cohere
+    r"|input token count .{0,40}exceeds the maximum number of tokens",  # Gemini
     re.IGNORECASE,
 )
 _FILTERED = re.compile(r"content management policy|ResponsibleAIPolicyViolation", re.IGNORECASE)

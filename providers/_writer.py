@@ -45,8 +45,8 @@ class ChunkWriter:
         self._begun.add(index)
         return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def text(self, text: str, index: int = 0) -> bytes:
-        return self._said({"content": text}, text, index)
+    def text(self, text: str, index: int = 0, logprobs: Mapping[str, Any] | None = None) -> bytes:
+        return self._said({"content": text}, text, index, logprobs)
 
     def reasoning(self, text: str, index: int = 0) -> bytes:
         return self._said({"reasoning_content": text}, text, index)
@@ -61,6 +61,15 @@ class ChunkWriter:
     def annotations(self, annotations: Sequence[Mapping[str, Any]], index: int = 0) -> bytes:
         """Citations, in the shape of OpenAI's `url_citation`s."""
         return self.role(index) + self._chunk(index, {"annotations": annotations})
+
+    def images(self, images: Sequence[Mapping[str, Any]], index: int = 0) -> bytes:
+        """Pictures that the model made, as `image_url` parts."""
+        self.begun = True
+        return self.role(index) + self._chunk(index, {"images": images})
+
+    def extra_content(self, extra: Mapping[str, Any], index: int = 0) -> bytes:
+        """What a provider hangs on the whole message, by vendor, for the client to hand back."""
+        return self.role(index) + self._chunk(index, {"extra_content": extra})
 
     def tool_call(
         self, identity: str, name: str, arguments: str = "", *, index: int = 0, extra: Mapping[str, Any] | None = None
@@ -105,13 +114,21 @@ class ChunkWriter:
         """An estimate of the tokens written so far."""
         return -(-self.text_bytes // BYTES_PER_TOKEN)
 
-    def _said(self, delta: Mapping[str, Any], text: str, index: int) -> bytes:
+    def _said(
+        self, delta: Mapping[str, Any], text: str, index: int, logprobs: Mapping[str, Any] | None = None
+    ) -> bytes:
         self.begun = self.begun or bool(text)
         self.text_bytes += len(text.encode("utf-8", "replace"))
-        return self.role(index) + self._chunk(index, delta)
+        return self.role(index) + self._chunk(index, delta, logprobs=logprobs)
 
-    def _chunk(self, index: int, delta: Mapping[str, Any], finish: FinishReason | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    def _chunk(
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        finish: FinishReason | None = None,
+        logprobs: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return sse.event(encode({**self._head(), "choices": [choice]}))
 
     def _head(self) -> dict[str, Any]:
@@ -133,6 +150,8 @@ class Choice:
     calls: list[Mapping[str, Any]] = field(default_factory=list)
     thinking: list[Mapping[str, Any]] = field(default_factory=list)
     annotations: list[Mapping[str, Any]] = field(default_factory=list)
+    images: list[Mapping[str, Any]] = field(default_factory=list)
+    extra: Mapping[str, Any] | None = None
     finish: FinishReason = "stop"
     logprobs: Mapping[str, Any] | None = None
 
@@ -140,7 +159,7 @@ class Choice:
         """As OpenAI's answers hold it; `content` is null where there is only something else."""
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": self.text if self.text or not (self.calls or self.refusal) else None,
+            "content": self.text if self.text or not (self.calls or self.refusal or self.images) else None,
             "refusal": self.refusal or None,
         }
         if self.reasoning:
@@ -151,6 +170,10 @@ class Choice:
             message["tool_calls"] = self.calls
         if self.annotations:
             message["annotations"] = self.annotations
+        if self.images:
+            message["images"] = self.images
+        if self.extra:
+            message["extra_content"] = self.extra
         return message
 
     @property

@@ -182,13 +182,14 @@ def test_every_policy_setting_that_is_wrong_is_told_with_its_place(fresh: Shell)
     assert "min_output_tokens" in refused.err
 
 
-@pytest.mark.parametrize("preset", ["demo", "openai", "ollama", "vllm", "azure"])
+@pytest.mark.parametrize("preset", ["demo", "openai", "ollama", "vllm", "azure", "gemini"])
 def test_a_preset_can_be_checked_as_it_was_written(fresh: Shell, preset: str) -> None:
     fresh.ok("init", "--preset", preset)
     written = (fresh.directory / "aidock.yaml").read_text()
     assert yaml.safe_load(written)
     assert "#" in written, "commented"
-    keys = dict.fromkeys(("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY", "VLLM_API_KEY"), "sk-test")
+    names = ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY", "VLLM_API_KEY", "GEMINI_API_KEY")
+    keys = dict.fromkeys(names, "sk-test")
     fresh.ok("config", "check", "aidock.yaml", env=keys)
 
 

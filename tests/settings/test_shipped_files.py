@@ -51,7 +51,7 @@ def keys_of(document: Any, kind: Any, path: str = "") -> set[str]:
 @pytest.mark.parametrize("path", [REFERENCE, paths.config_file("models.json"), *EXAMPLES], ids=lambda path: path.name)
 def test_a_shipped_configuration_serves_as_it_stands(path: Path) -> None:
     snapshot = compile_document(
-        load(path, {"OPENAI_API_KEY": "sk-test"}, {}),
+        load(path, {"OPENAI_API_KEY": "sk-test", "GEMINI_API_KEY": "g-test"}, {}),
         version=1,
         known_policies=plugins.names("policies"),
         known_dialects=plugins.names("providers"),
@@ -65,6 +65,9 @@ def test_every_option_of_the_reference_is_accepted_when_its_comment_is_taken_awa
     for name in ("CA_FILE", "CLIENT_CERT", "CLIENT_KEY"):
         (tmp_path / name).write_text("pem")
         files[name] = str(tmp_path / name)
+    account = {"client_email": "a@example.iam.gserviceaccount.com", "private_key": "pem", "project_id": "p"}
+    (tmp_path / "vertex.json").write_text(json.dumps(account))
+    files["VERTEX_KEY_FILE"] = str(tmp_path / "vertex.json")
     snapshot = compiled(write(tmp_path, uncommented()), {"OPENAI_API_KEY": "k", "OLLAMA_KEY": "k", **files})
     assert set(snapshot.models) == {"demo", "gpt-4o-mini", "gpt-4o", "pictures", "local-llama"}
     assert set(snapshot.upstreams) == {
@@ -73,6 +76,7 @@ def test_every_option_of_the_reference_is_accepted_when_its_comment_is_taken_awa
         "azure",
         "azure-without-key",
         "bedrock",
+        "vertex",
         "inhouse",
         "local-llama",
     }
