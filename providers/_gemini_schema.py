@@ -1,4 +1,4 @@
-"""JSON Schemas as Gemini takes them in `parametersJsonSchema` and `responseJsonSchema`: JSON Schema proper, but for a few
+"""JSON Schemas as Gemini takes them in `parametersJsonSchema` and `responseJsonSchema`: proper ones, but for a few
 keywords that it refuses."""
 
 from __future__ import annotations

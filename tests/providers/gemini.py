@@ -9,7 +9,9 @@ from typing import Any
 from gateway.core.credentials import ServiceAccount
 from gateway.core.deployment import Target
 from gateway.core.secret import Secret
-from tests.providers.calls import a_target
+from providers._gemini_request import chat_body
+from providers._gemini_signatures import Signatures
+from tests.providers.calls import a_call, a_target
 
 BASE = "https://generativelanguage.googleapis.com/v1beta"
 ACCOUNT = ServiceAccount("sa@proj.iam.gserviceaccount.com", Secret("PEM"), "proj", "europe-west4")
@@ -64,3 +66,38 @@ THOUGHT = {
     "thoughtsTokenCount": 30,
     "totalTokenCount": 55,
 }
+
+USER = {"role": "user", "content": "Hi"}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather.",
+        "strict": True,
+        "parameters": {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "properties": {
+                "city": {"type": ["string", "null"]},
+                "unit": {"const": "celsius"},
+                "const": {"type": "string"},
+            },
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+
+
+def asked(target: Target | None = None, signatures: Signatures | None = None, **members: Any) -> Any:
+    call = a_call({"model": "m", "messages": [USER], **members})
+    return json.loads(chat_body(call, target or studio(), signatures or Signatures()))
+
+
+def called(identity: str, name: str = "weather", arguments: str = '{"city":"Oslo"}', **extra: Any) -> dict[str, Any]:
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}, **extra}
+
+
+def contents(*messages: dict[str, Any], target: Target | None = None, signatures: Signatures | None = None) -> Any:
+    return asked(target, signatures, messages=list(messages))["contents"]

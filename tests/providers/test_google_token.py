@@ -24,6 +24,7 @@ from gateway.core.upstream import FailureKind, Origin, UpstreamFailure, Upstream
 from providers._google_token import GRANT, SCOPE, Tokens, assertion
 from providers.gemini import Gemini
 from tests.providers.gemini import vertex
+from tests.support.until import until
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
@@ -49,12 +50,11 @@ class Endpoint:
 
 
 class Exchange:
-    headers: Headers = []
-
     def __init__(self, answer: tuple[int, bytes] | UpstreamFailure, waits: asyncio.Event | None) -> None:
         self._answer = answer
         self._waits = waits
         self.status = 0
+        self.headers: Headers = []
 
     async def start(self) -> None:
         if self._waits is not None:
@@ -124,8 +124,7 @@ async def test_calls_that_need_a_token_at_once_share_one_fetch_even_if_the_first
     waits = asyncio.Event()
     tokens, endpoint = Tokens(), Endpoint(granted(), waits=waits)
     calls = [asyncio.create_task(tokens.header(ACCOUNT, vertex(), endpoint)) for _ in range(5)]
-    while not endpoint.asked:
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(endpoint.asked))
     calls[0].cancel()
     await asyncio.sleep(0)
     waits.set()
