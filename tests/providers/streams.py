@@ -5,8 +5,10 @@ Written event by event; `lf` joins them as most vendors send them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
+from gateway.core import sse
 from gateway.core.usage import Usage
 
 
@@ -101,3 +103,34 @@ RECORDED = [
     ),
     Recorded("no usage at all", lf(ROLE, HEY, STOP), lf(ROLE, HEY, STOP), None),
 ]
+
+
+def chunks_of(written: bytes) -> list[Any]:
+    """The chunks of a written stream."""
+    data = [sse.data(event) for event in sse.events(written)]
+    return [json.loads(each) for each in data if each and each != b"[DONE]"]
+
+
+def joined(written: bytes) -> dict[int, dict[str, Any]]:
+    """Each choice as a client that adds up deltas has it in the end."""
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks_of(written):
+        for choice in chunk["choices"]:
+            told = choices.setdefault(choice["index"], {})
+            assert "finish" not in told, "nothing follows a finish"
+            delta = choice["delta"]
+            assert ("role" in delta) is (not told), "the role comes first and once"
+            told["role"] = "assistant"
+            for name in ("content", "reasoning_content", "refusal"):
+                if delta.get(name):
+                    told[name] = told.get(name, "") + delta[name]
+            for name in ("tool_calls", "annotations", "images"):
+                if name in delta:
+                    told.setdefault(name, []).extend(delta[name])
+            if "extra_content" in delta:
+                told["extra"] = delta["extra_content"]
+            if choice["logprobs"]:
+                told.setdefault("logprobs", []).extend(choice["logprobs"]["content"])
+            if choice["finish_reason"]:
+                told["finish"] = choice["finish_reason"]
+    return choices

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import sse
 from gateway.core.errors import GatewayError
 from gateway.core.usage import Usage
 from providers._gemini_answer import GeminiStream
 from providers._gemini_signatures import Signatures
 from tests.providers.calls import a_call
 from tests.providers.gemini import COUNTED, THOUGHT, events, part, reply, said, studio
+from tests.providers.streams import chunks_of, joined
 
 DONE = b"data: [DONE]\n\n"
 
@@ -33,35 +32,6 @@ class Recorded(NamedTuple):
 def reader(*, wants_usage: bool = False, **members: Any) -> GeminiStream:
     call = a_call({"model": "m", "messages": [], "stream": True, **members}, wants_usage=wants_usage)
     return GeminiStream(call, studio(), Signatures())
-
-
-def chunks(written: bytes) -> list[Any]:
-    data = [sse.data(event) for event in sse.events(written)]
-    return [json.loads(each) for each in data if each and each != b"[DONE]"]
-
-
-def joined(written: bytes) -> dict[int, dict[str, Any]]:
-    """Each choice as a client that adds up deltas has it in the end."""
-    choices: dict[int, dict[str, Any]] = {}
-    for chunk in chunks(written):
-        for choice in chunk["choices"]:
-            told = choices.setdefault(choice["index"], {})
-            assert "finish" not in told, "nothing follows a finish"
-            delta = choice["delta"]
-            assert ("role" in delta) is (not told), "the role comes first and once"
-            told["role"] = "assistant"
-            for name in ("content", "reasoning_content", "refusal"):
-                if delta.get(name):
-                    told[name] = told.get(name, "") + delta[name]
-            for name in ("tool_calls", "annotations", "images"):
-                told.setdefault(name, []).extend(delta[name]) if name in delta else None
-            if "extra_content" in delta:
-                told["extra"] = delta["extra_content"]
-            if choice["logprobs"]:
-                told.setdefault("logprobs", []).extend(choice["logprobs"]["content"])
-            if choice["finish_reason"]:
-                told["finish"] = choice["finish_reason"]
-    return choices
 
 
 def text(content: str, finish: str = "stop", **members: Any) -> dict[str, Any]:
@@ -209,8 +179,8 @@ def test_a_stream_is_told_as_chat(recorded: Recorded) -> None:
     assert written.endswith(DONE)
     assert written.count(b"[DONE]\n\n") == 1
     assert (stream.usage, stream.complete, stream.begun) == (recorded.usage, True, True)
-    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks(written)}) == 1
-    assert all("usage" not in chunk for chunk in chunks(written))
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks_of(written)}) == 1
+    assert all("usage" not in chunk for chunk in chunks_of(written))
 
 
 @EVERY
@@ -231,7 +201,7 @@ def test_small_packets_make_no_difference(recorded: Recorded, size: int) -> None
 
 @EVERY
 def test_usage_comes_last_where_it_was_asked_for(recorded: Recorded) -> None:
-    last = chunks(read(reader(wants_usage=True), recorded.arrives))[-1]
+    last = chunks_of(read(reader(wants_usage=True), recorded.arrives))[-1]
     if recorded.usage is None:
         assert last["choices"]
     else:
@@ -251,7 +221,7 @@ def test_text_is_passed_on_as_soon_as_its_event_is_whole() -> None:
 def test_no_finish_is_told_before_the_end() -> None:
     stream = reader()
     written = stream.feed(events(reply(said(part(text="Hi"), finish="STOP"), usage=COUNTED)))
-    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks(written)] == [None, None]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks_of(written)] == [None, None]
 
 
 CUT = [
