@@ -51,7 +51,7 @@ def keys_of(document: Any, kind: Any, path: str = "") -> set[str]:
 @pytest.mark.parametrize("path", [REFERENCE, paths.config_file("models.json"), *EXAMPLES], ids=lambda path: path.name)
 def test_a_shipped_configuration_serves_as_it_stands(path: Path) -> None:
     snapshot = compile_document(
-        load(path, {"OPENAI_API_KEY": "sk-test", "GEMINI_API_KEY": "g-test"}, {}),
+        load(path, {"OPENAI_API_KEY": "sk-test", "ANTHROPIC_API_KEY": "sk-test", "GEMINI_API_KEY": "g-test"}, {}),
         version=1,
         known_policies=plugins.names("policies"),
         known_dialects=plugins.names("providers"),
