@@ -10,7 +10,7 @@ from gateway.settings.load import load
 from gateway.settings.watch import Source
 
 POLICIES = frozenset({"model_access", "rate_limit", "concurrency", "quota"})
-DIALECTS = plugins.names("providers") | {"anthropic"}
+DIALECTS = plugins.names("providers")
 
 
 def write(folder: Path, text: str, name: str = "aidock.yaml") -> Path:
