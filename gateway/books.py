@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from gateway.core.call import Call
 from gateway.core.deployment import Target
 from gateway.core.errors import GatewayError, accounting_unavailable
+from gateway.core.headers import Headers
 from gateway.core.limits import NOTHING, Actual
+from gateway.core.metering import metered
 from gateway.core.money import MAX_AMOUNT, Price
 from gateway.core.ports import CounterStore, Journal, JournalUnavailable
 from gateway.core.records import IntentRecord, Outcome, OutcomeRecord
 from gateway.core.upstream import Exchange
 from gateway.core.usage import Usage
-from gateway.estimate import likely_prompt
 from gateway.telemetry.logs import LineWriter
 from gateway.telemetry.metrics import Labels, Metrics
 
@@ -34,7 +35,8 @@ class Run:
     """An open call: what has happened to it so far. Moments are on the monotonic clock.
 
     `status` is what the client was sent, 0 while nothing was; `produced` estimates the completion tokens so far; `tell`
-    words a failure in the middle of the stream, where the stream knows better than its dialect.
+    words a failure in the middle of the stream, where the stream knows better than its dialect; `kind` are the headers
+    of a stream that is not of events.
     """
 
     call: Call
@@ -48,6 +50,7 @@ class Run:
     usage: Usage | None = None
     produced: Callable[[], int] | None = None
     tell: Callable[[GatewayError, str], bytes] | None = None
+    kind: Headers | None = None
     left: bool = False
     ended_by: GatewayError | None = None
     closed: bool = False
@@ -60,6 +63,7 @@ class Run:
         self.sent = False
         self.produced = None
         self.tell = None
+        self.kind = None
         if self.asked_at is None:
             self.asked_at = time.monotonic()
 
@@ -178,7 +182,9 @@ def _used(run: Run, outcome: Outcome) -> Usage | None:
         return _countable(run.usage)
     produced = 0 if run.produced is None else run.produced()
     if outcome == "ok" or produced or (outcome == "client_gone" and run.sent):
-        return _countable(Usage(likely_prompt(run.call), _within_cap(run.call, produced), source="estimated"))
+        price = run.target.model.prices.at(run.call.created_at)
+        tokens = _within_cap(run.call, produced)
+        return _countable(metered(run.call.demand, price, tokens=None, units=None, produced=tokens, whole=False))
     return None
 
 

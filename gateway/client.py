@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from gateway.core.errors import request_too_large
@@ -22,8 +22,9 @@ class ClientGone(Exception):
 class Client:
     """One request's ASGI channel.
 
-    A server that offers the extension `aidock.client` calls back when the client leaves; for any other a task waits
-    for the disconnect. Writing to a client that left does nothing.
+    A server that offers the extension `aidock.client` calls back when the client leaves, and cuts it off when told to;
+    for any other a task waits for the disconnect, and an answer that is not ended is for it to cut. Writing to a client
+    that left does nothing.
     """
 
     __slots__ = ("_on_gone", "_receive", "_send", "_watch", "began", "failed", "gone", "scope")
@@ -41,21 +42,28 @@ class Client:
     async def body(self, most: int) -> bytes:
         """The request's body. Raises 413 past `most` bytes, `ClientGone` when the client leaves meanwhile."""
         message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
+        if message["type"] == "http.request" and not message.get("more_body"):  # as nearly all of them come
             whole: bytes = message.get("body", b"")
             if len(whole) > most:
                 raise request_too_large(_TOO_LARGE.format(most))
             return whole
-        pieces: list[bytes] = []
+        return b"".join([piece async for piece in self._pieces(message, most)])
+
+    async def pieces(self, most: int) -> AsyncIterator[bytes]:
+        """The request's body as it arrives; the client is not read faster than it is taken. Raises as `body` does."""
+        async for piece in self._pieces(await self._receive(), most):
+            yield piece
+
+    async def _pieces(self, message: Message, most: int) -> AsyncIterator[bytes]:
         size = 0
         while message["type"] == "http.request":
-            piece = message.get("body", b"")
+            piece: bytes = message.get("body", b"")
             size += len(piece)
             if size > most:
                 raise request_too_large(_TOO_LARGE.format(most))
-            pieces.append(piece)
+            yield piece
             if not message.get("more_body"):
-                return b"".join(pieces)
+                return
             message = await self._receive()
         raise ClientGone
 
@@ -94,6 +102,14 @@ class Client:
         """The last piece of an answer that broke off: it tells so."""
         self.failed = True
         await self.end(data)
+
+    def cut(self) -> None:
+        """Break off an answer that has no words for a failure, so that the client cannot take it for whole."""
+        self.failed = True
+        self.stop_watching()
+        peer = self.scope.get("extensions", {}).get("aidock.client")
+        if peer is not None:
+            peer.cut()
 
     def tee(self, tap: Callable[[Message], Awaitable[None]]) -> None:
         """Show every message of the answer to `tap` first, and wait for it."""

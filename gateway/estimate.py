@@ -54,6 +54,7 @@ def _add_units(made: Demand, measure: Measure, call: Call) -> None:
     made.unit, made.units, made.likely_units = measure.unit, measure.most, measure.likely
     if not all(price.sells_only(measure.unit) for price in _prices(call)):
         made.prompt_tokens += measure.prompt
+        made.likely_prompt += measure.prompt * measure.likely // measure.most if measure.most else 0
         made.expected_output = measure.output
 
 
@@ -67,11 +68,6 @@ def assumed(call: Call, prompt_tokens: int, output_cap: int | None) -> Demand:
         output_cap=output_cap,
         price=_dearest(call),
     )
-
-
-def likely_prompt(call: Call) -> int:
-    """The prompt's tokens as a guess rather than a bound, for a call that ended without usage."""
-    return call.demand.likely_prompt
 
 
 def _prompt(call: Call) -> tuple[int, int]:

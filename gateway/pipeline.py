@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from gateway import estimate
+from gateway import estimate, uploads
 from gateway.admission import Admission
 from gateway.client import Client, ClientGone
 from gateway.core.body import Body
 from gateway.core.call import Call
 from gateway.core.endpoint import Inference, Query
 from gateway.core.errors import GatewayError, accounting_unavailable, internal_error, invalid_request
+from gateway.core.form import Form
 from gateway.core.headers import Headers, safe_value
 from gateway.core.ids import new_request_id
 from gateway.core.limits import NOTHING, Claim, Denied, Granted, Level, Limit
@@ -85,7 +86,7 @@ class Pipeline:
                 await self._admission.wait(known.principal.key_id, client, server)
             try:
                 key = idempotency_key(client.scope["headers"]) if server.idempotency_seconds else None
-                body = Body(await client.body(server.max_body_bytes))
+                body = await self._body(endpoint, client, server.max_body_bytes, known)
                 call = known.call = self._read(endpoint, known.principal, body, client, world, request_id, started)
                 world.check(call)
                 if world.inspecting or world.filtering:
@@ -97,6 +98,8 @@ class Pipeline:
                     await self._make_once(key, call, client, world, headers, decided_by)
             finally:
                 self._admission.leave()
+                if known.form is not None:
+                    known.form.close()
         except ClientGone:
             self._metrics.disconnects.labels("sending").inc()
         except GatewayError as error:
@@ -114,6 +117,12 @@ class Pipeline:
         """Who calls. Raises 401, or 503 where that cannot be found out."""
         credential = presented(client.scope["headers"])
         return self._directory.recall(credential) or await self._directory.find(credential)
+
+    async def _body(self, endpoint: Inference, client: Client, most: int, known: _Known) -> Body:
+        if endpoint.form:
+            known.form = await uploads.receive(client, most)
+            return known.form
+        return Body(await client.body(most))
 
     async def _make(self, call: Call, client: Client, world: World, headers: Headers, by: float) -> None:
         headers += await self._reserve(world.policies, call, by)
@@ -144,7 +153,7 @@ class Pipeline:
         started: float,
     ) -> Call:
         """The body's head as a call. Raises 400 and 404."""
-        model_id = body.text("model")
+        model_id = body.text("model") or endpoint.default_model
         if not model_id:
             raise invalid_request("'model' is missing. GET /v1/models lists what you may use.", param="model")
         for name in endpoint.required:
@@ -271,10 +280,11 @@ class Pipeline:
 class _Known:
     """What is known of a request when it is refused."""
 
-    __slots__ = ("call", "principal")
+    __slots__ = ("call", "form", "principal")
 
     def __init__(self) -> None:
         self.call: Call | None = None
+        self.form: Form | None = None
         self.principal: Principal | None = None
 
 

@@ -24,7 +24,7 @@ from gateway.core.errors import (
     upstream_error,
     upstream_timeout,
 )
-from gateway.core.headers import Headers, safe_value
+from gateway.core.headers import Headers, first, safe_value
 from gateway.core.ports import Answer, Provider, Stream
 from gateway.core.upstream import Exchange, Transport, UpstreamFailure, UpstreamRequest
 from gateway.filtering import FilteredAnswer, FilteredStream, applies
@@ -59,6 +59,7 @@ class Carrier(NamedTuple):
     provider: Provider
     transport: Transport
     authorize: Callable[[UpstreamRequest, Target, Transport], Awaitable[None]] | None = None
+    passing: Callable[[Call, Target, Headers], Stream | None] | None = None
 
 
 class Unanswered(Exception):
@@ -159,7 +160,7 @@ class Relay:
 
     async def _attempt(self, run: Run, client: Client, target: Target, carrier: Carrier, headers: Headers) -> None:
         """Ask one target and pass its answer on. Raises `Unanswered` while nothing has reached the client."""
-        provider, transport, authorize = carrier
+        provider, transport, authorize, passing = carrier
         translation = through_chat(run.call, target, provider)
         call = run.call if translation is None else as_chat(run.call, translation)
         request = provider.request(call, target)
@@ -176,6 +177,9 @@ class Relay:
             run.sent = True
             if not 200 <= exchange.status < 300:
                 await self._refused(exchange, provider, target)
+            elif call.endpoint.media and passing is not None:
+                reader = passing(call, target, exchange.headers)
+                await self._pass_on(run, client, exchange, provider, reader, headers)
             elif call.streamed:
                 stream = provider.stream(call, target)
                 if applies(call):
@@ -195,6 +199,23 @@ class Relay:
             raise _translated(run, failure) from failure
         finally:
             exchange.close()
+
+    async def _pass_on(
+        self,
+        run: Run,
+        client: Client,
+        exchange: Exchange,
+        provider: Provider,
+        reader: Stream | None,
+        headers: Headers,
+    ) -> None:
+        """An answer that may be anything: what it is, its content type tells."""
+        if reader is None:
+            await self._reply(run, client, await self._answer(run.call, exchange, provider, run.target), headers)
+            return
+        kind = first(exchange.headers, b"content-type")
+        run.kind = None if kind is None or kind.startswith(b"text/event-stream") else [(b"content-type", kind)]
+        await self._pump(run, client, exchange, reader, headers)
 
     async def _refused(self, exchange: Exchange, provider: Provider, target: Target) -> None:
         """An upstream's error status. Always raises."""
@@ -249,7 +270,7 @@ class Relay:
     async def _begin(self, run: Run, client: Client, headers: Headers) -> None:
         run.status = 200
         run.first_byte_at = time.monotonic()
-        await client.begin(200, [*_SSE, *headers, *_about(run)])
+        await client.begin(200, [*(run.kind or _SSE), *headers, *_about(run)])
 
     async def _fail(self, run: Run, client: Client, error: GatewayError, headers: Headers) -> None:
         """Close the books on a failure and tell the client, by a status or, once the stream began, in band."""
@@ -258,7 +279,11 @@ class Relay:
         self._books.close(run, "timeout" if error.code == "upstream_timeout" else "upstream_error")
         if client.began:
             tell = run.tell or call.endpoint.dialect.error_event
-            await client.fail(tell(error, call.request_id))
+            told = tell(error, call.request_id)
+            if told:
+                await client.fail(told)
+            else:
+                client.cut()
             return
         said = [(name.encode(), safe_value(value)) for name, value in error.headers.items()]
         body = call.endpoint.dialect.error_body(error, call.request_id)

@@ -10,7 +10,7 @@ from gateway.admission import Admission
 from gateway.books import Books
 from gateway.core.deployment import Tls, Upstream
 from gateway.core.limits import Limit
-from gateway.core.ports import Authorizes
+from gateway.core.ports import Authorizes, Passes
 from gateway.core.upstream import Transport
 from gateway.idempotency.connect import answer_store
 from gateway.identity.directory import Directory
@@ -136,10 +136,11 @@ class Services:
 
     def _carrier(self, upstream: Upstream) -> Carrier:
         provider = self._providers[upstream.dialect]
+        passing = provider.passing if isinstance(provider, Passes) else None
         if isinstance(provider, Transport):
-            return Carrier(provider, provider)
+            return Carrier(provider, provider, passing=passing)
         authorize = provider.authorize if isinstance(provider, Authorizes) and upstream.credential is not None else None
-        return Carrier(provider, self._transport(upstream.tls), authorize)
+        return Carrier(provider, self._transport(upstream.tls), authorize, passing)
 
     def _transport(self, tls: Tls) -> HttpTransport:
         """The pool for upstreams met this way. It outlives reloads, and so do its connections."""

@@ -10,16 +10,13 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from gateway.core.body import Body, encode
-from gateway.core.dialect import OPENAI
-from gateway.core.errors import GatewayError, invalid_request
-from gateway.core.headers import Headers
+from gateway.core.errors import invalid_request
 from gateway.core.upstream import UpstreamFailure
 from providers import _demo_model as model
+from providers._demo_endpoints import media_reply
 from providers._demo_model import Example, Orders
+from providers._demo_reply import Parts, Reply, refusal
 from providers._reader import DONE
-
-Parts = Iterator[bytes | None]
-"""A reply's body. An empty part is a breath, so that a long reply does not keep others waiting; None never comes."""
 
 MAX_CHOICES = 128
 MAX_INPUTS = 2_048
@@ -27,23 +24,6 @@ MAX_DIMENSIONS = 4_096
 TYPICAL_LENGTH = 48
 
 _Delta = dict[str, Any]
-_REFUSALS = {
-    400: ("invalid_request_error", "invalid_request"),
-    401: ("authentication_error", "invalid_api_key"),
-    403: ("permission_error", "permission_denied"),
-    404: ("invalid_request_error", "model_not_found"),
-    429: ("rate_limit_error", "rate_limit_exceeded"),
-}
-
-
-class Reply(NamedTuple):
-    """What comes back: after `wait` seconds the status and headers, then the parts."""
-
-    parts: Parts
-    streamed: bool = False
-    status: int = 200
-    headers: Headers = []  # noqa: RUF012  a NamedTuple default, never changed in place
-    wait: float = 0.0
 
 
 class _Generation(NamedTuple):
@@ -70,22 +50,15 @@ def plan_reply(operation: str, body: Body, *, identity: str, created: int) -> Re
         case "completions":
             generation = _completions(body)
         case _:
-            raise GatewayError(404, "not_found", f"The demo model has no '{operation}'.")
+            return media_reply(operation, body, name, identity, created)
     kind = "chatcmpl" if generation.chat else "cmpl"
     generation = generation._replace(head={"id": f"{kind}-{identity}", "created": created, "model": name})
     orders = generation.orders
     if orders.error is not None:
-        return _refusal(orders.error, orders.slow)
+        return refusal(orders.error, orders.slow)
     if body.flag("stream"):
         return Reply(_streamed(generation), streamed=True, wait=orders.slow)
     return Reply(_unstreamed(generation), wait=orders.slow)
-
-
-def _refusal(status: int, wait: float) -> Reply:
-    kind, code = _REFUSALS.get(status, ("server_error" if status >= 500 else "invalid_request_error", "demo_error"))
-    error = GatewayError(status, code, f"The demo model was asked to answer with status {status}.", type=kind)
-    headers: Headers = [(b"retry-after", b"1")] if status in (429, 503) else []
-    return Reply(iter((OPENAI.error_body(error, ""),)), status=status, headers=headers, wait=wait)
 
 
 def _chat(body: Body) -> _Generation:
@@ -346,7 +319,7 @@ def _embeddings(body: Body, name: str) -> Reply:
         raise invalid_request("'encoding_format' must be float or base64.", param="encoding_format")
     orders = model.read_orders(inputs[0]) if isinstance(inputs[0], str) else Orders()
     if orders.error is not None:
-        return _refusal(orders.error, orders.slow)
+        return refusal(orders.error, orders.slow)
     written = model.as_base64 if encoding == "base64" else model.as_floats
     vectors = (written(model.vector(item, dimensions)) for item in inputs)
     return Reply(_list(vectors, name, model.count_tokens(inputs)), wait=orders.slow)

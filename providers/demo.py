@@ -7,6 +7,8 @@ the OpenAI dialect's own code. Commands at the start of the last user message ma
     /long 2000   writes 2,000 tokens                /tool        calls the first tool
     /cut 5       breaks off after 5 tokens          /stall 5     falls silent after 5 tokens
 
+On the other endpoints they begin the prompt, the input or the query, and count the parts of the answer.
+
 Streams keep a pace, 40 tokens a second unless the quirk `tokens_per_second` says otherwise (0: as fast as it goes).
 Usage is what was sent: a completion token is an event with content.
 """
@@ -20,10 +22,13 @@ from typing import TYPE_CHECKING
 from gateway.core.body import Body
 from gateway.core.dialect import OPENAI
 from gateway.core.errors import GatewayError
+from gateway.core.form import Form
 from gateway.core.headers import first, safe_value
 from gateway.core.upstream import FailureKind, Origin, UpstreamFailure, UpstreamRequest
 from providers import openai
-from providers._demo_replies import Parts, plan_reply
+from providers._demo_endpoints import MEDIA
+from providers._demo_replies import plan_reply
+from providers._demo_reply import Parts
 
 if TYPE_CHECKING:
     from gateway.core.call import Call
@@ -43,7 +48,7 @@ class Demo:
     dialect = "demo"
 
     def serves(self, operation: str, target: Target) -> bool:
-        return openai.PROVIDER.serves(operation, target)
+        return operation in MEDIA or openai.PROVIDER.serves(operation, target)
 
     def request(self, call: Call, target: Target) -> UpstreamRequest:
         pace = target.upstream.quirks.get("tokens_per_second", TOKENS_PER_SECOND)
@@ -53,8 +58,14 @@ class Demo:
             (_PACE, safe_value(str(pace))),
         ]
         path = b"/" + call.endpoint.operation.encode("ascii")
-        body = openai.request_body(call, target)
+        if isinstance(call.body, Form):  # of the file it is enough to know what the form says of it
+            body = call.body.with_members({"model": target.upstream_model})
+        else:
+            body = openai.request_body(call, target)
         return UpstreamRequest(b"POST", _ORIGIN, path, headers, body, target.deadlines)
+
+    def passing(self, call: Call, target: Target, headers: Headers) -> Stream | None:
+        return openai.PROVIDER.passing(call, target, headers)
 
     def stream(self, call: Call, target: Target) -> Stream:
         return openai.PROVIDER.stream(call, target)
@@ -98,8 +109,7 @@ class DemoExchange:
         else:
             wait = reply.wait
             self.status, self._streamed, self._parts = reply.status, reply.streamed, reply.parts
-            content_type = b"text/event-stream" if reply.streamed else b"application/json"
-            self.headers = [(b"content-type", content_type), *reply.headers]
+            self.headers = [(b"content-type", reply.content_type), *reply.headers]
         await self._pause(wait, self._deadlines.first_byte, "first_byte_timeout")
         self._next_at = asyncio.get_running_loop().time()
 

@@ -23,6 +23,7 @@ from providers._reader import OpenAIStream
 if TYPE_CHECKING:
     from gateway.core.call import Call
     from gateway.core.deployment import Target
+    from gateway.core.ports import Answer
     from gateway.core.upstream import UpstreamRequest
 
 _MEMBERS = frozenset({"role", "content", "tool_calls", "tool_call_id", "prefix"})
@@ -49,7 +50,7 @@ class Mistral(openai.OpenAI):
     def stream(self, call: Call, target: Target) -> MistralStream:
         return MistralStream(target, keep_usage=call.wants_usage, choices=call.demand.choices)
 
-    def answer(self, call: Call, target: Target, body: bytes) -> openai.OpenAIAnswer:
+    def answer(self, call: Call, target: Target, body: bytes) -> Answer:
         try:
             told = _as_openai(body, target) if _accent(body) else body
         except DecodeError as error:

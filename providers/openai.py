@@ -12,11 +12,13 @@ from urllib.parse import quote
 
 from gateway.core.body import DecodeError, decode, encode, raw_items, raw_members
 from gateway.core.errors import GatewayError, invalid_request
+from gateway.core.form import Form
 from gateway.core.headers import safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
 from providers._address import json_headers, origin, path_below
 from providers._caps import CapNames, cap_names, write_cap
 from providers._errors import answered_error, reported_error, unreadable
+from providers._media import passing, read_media
 from providers._reader import OpenAIStream, is_error
 from providers._usage import BYTES_PER_TOKEN, read_usage, text_bytes
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.core.deployment import Target, Upstream
     from gateway.core.endpoint import Inference
     from gateway.core.headers import Headers
+    from gateway.core.ports import Answer, Stream
     from gateway.core.usage import Usage
 
 AZURE_API_VERSION = "2024-10-21"
@@ -36,6 +39,10 @@ project, which are the gateway's own affair, and idempotency keys, which callers
 
 _USUAL = frozenset({"chat/completions", "completions", "embeddings"})
 
+_WITH_OPTIONS = frozenset({"chat/completions", "completions"})
+"""What takes `stream_options`."""
+
+_ANYTHING = (b"accept", b"*/*")
 _JSON = (b"accept", b"application/json")
 _EVENTS = (b"accept", b"text/event-stream")
 
@@ -92,16 +99,23 @@ class OpenAI:
         plan = _plan_for(call, target)
         headers = [
             *plan.headers,
-            _EVENTS if call.streamed else _JSON,
+            _ANYTHING if call.endpoint.media else _EVENTS if call.streamed else _JSON,
             (b"x-request-id", safe_value(call.request_id)),
         ]
         headers.extend(pair for pair in call.headers if pair[0] in FORWARDED and pair[0] not in plan.own_names)
+        if isinstance(call.body, Form):
+            return _upload(call.body, plan, headers, target)
         return UpstreamRequest(b"POST", plan.origin, plan.path, headers, _body(call, plan), target.deadlines)
+
+    def passing(self, call: Call, target: Target, headers: Headers) -> Stream | None:
+        return passing(call, target, headers)
 
     def stream(self, call: Call, target: Target) -> OpenAIStream:
         return OpenAIStream(target, keep_usage=call.wants_usage, choices=call.demand.choices)
 
-    def answer(self, call: Call, target: Target, body: bytes) -> OpenAIAnswer:
+    def answer(self, call: Call, target: Target, body: bytes) -> Answer:
+        if call.endpoint.media:
+            return read_media(call, target, body)
         try:
             members = raw_members(body)
             if is_error(members):
@@ -113,6 +127,14 @@ class OpenAI:
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
         return answered_error(status, headers, body, target)
+
+
+def _upload(form: Form, plan: _Plan, headers: Headers, target: Target) -> UpstreamRequest:
+    """A form as the client sent it, but for the model's name."""
+    kept = [header for header in headers if header[0] != b"content-type"]
+    kept.append((b"content-type", form.content_type))
+    source = form.written(plan.model)
+    return UpstreamRequest(b"POST", plan.origin, plan.path, kept, b"", target.deadlines, source)
 
 
 def request_body(call: Call, target: Target) -> bytes:
@@ -139,7 +161,7 @@ def _plan(endpoint: Inference, target: Target) -> _Plan:
         own_names=frozenset(name for name, _ in headers),
         model=target.upstream_model,
         model_json=encode(target.upstream_model),
-        stream_options=quirks.get("stream_options", True) is not False,
+        stream_options=endpoint.operation in _WITH_OPTIONS and quirks.get("stream_options", True) is not False,
         caps=cap_names(endpoint.caps, quirks),
         drop=tuple(quirks.get("drop") or ()),
         rename=tuple((quirks.get("rename") or {}).items()),

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from gateway.core.deployment import Route
 from gateway.core.errors import GatewayError
 from gateway.core.money import Price
-from gateway.estimate import likely_prompt
 from tests.support.calls import CHAT, COMPLETIONS, EMBEDDINGS, a_call, a_model, a_route, a_target, priced
 
 IMAGE = "data:image/png;base64," + "A" * 300_000
@@ -63,7 +62,7 @@ def test_text_in_a_member_that_the_gateway_does_not_know_is_held_too(endpoint: A
     body = {"model": "m", "messages": [1], "prompt": "hi", "input": "hi", "documents": [{"text": "x" * 200_000}]}
     call = a_call(body, endpoint=endpoint)
     assert call.demand.prompt_tokens > 200_000
-    assert likely_prompt(call) < 10, "the guess is by the members that are known to be the prompt"
+    assert call.demand.likely_prompt < 10, "the guess is by the members that are known to be the prompt"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_a_long_file_counts_by_its_length(part: dict[str, Any], ascii_only: bool
     raw = json.dumps(chat([part, {"type": "image_url", "image_url": {"url": IMAGE}}]), ensure_ascii=ascii_only).encode()
     call = a_call(raw)
     assert len(raw) - len(IMAGE) + 50_000 <= call.demand.prompt_tokens < len(raw) - len(IMAGE) + 51_000
-    assert likely_prompt(call) <= call.demand.prompt_tokens
+    assert call.demand.likely_prompt <= call.demand.prompt_tokens
 
 
 def test_an_escaped_name_hides_no_image() -> None:
@@ -220,5 +219,5 @@ def test_members_that_make_no_sense_are_refused_by_name(members: dict[str, Any])
 
 def test_the_guess_is_within_the_bound_and_never_nothing() -> None:
     call = a_call(chat("x" * 4_000))
-    assert 1_000 <= likely_prompt(call) <= call.demand.prompt_tokens // 2
-    assert likely_prompt(a_call({"model": "m", "prompt": ""}, endpoint=COMPLETIONS)) == 1
+    assert 1_000 <= call.demand.likely_prompt <= call.demand.prompt_tokens // 2
+    assert a_call({"model": "m", "prompt": ""}, endpoint=COMPLETIONS).demand.likely_prompt == 1

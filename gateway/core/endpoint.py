@@ -52,7 +52,8 @@ class Inference:
     (none: the endpoint produces no tokens). `choices` says how many answers a body asks for; `examine` may
     refuse it for reasons of the endpoint's own; `measure` says what it asks for where that is not text. `translation`
     tells the call through chat to targets that do not serve `operation` themselves; without one such targets cannot
-    take it.
+    take it. `default_model` is meant where a body names none. With `form` the body is multipart/form-data; with `media`
+    the answer may be something else than JSON or chat's events.
     """
 
     name: str
@@ -66,6 +67,9 @@ class Inference:
     choices: Callable[[Body], int] | None = None
     examine: Callable[[Body], None] | None = None
     measure: Callable[[Body], Measure] | None = None
+    default_model: str = ""
+    form: bool = False
+    media: bool = False
     translation: Translation | None = None
     method: str = field(default="POST", init=False)
 

@@ -226,6 +226,15 @@ class Answer(Protocol):
         """An estimate of its completion tokens."""
 
 
+@runtime_checkable
+class Passes(Protocol):
+    """The ability of a provider whose answers may be sound, text or events of their own: on endpoints with `media`."""
+
+    def passing(self, call: Call, target: Target, headers: Headers) -> Stream | None:
+        """A reader for an answer that passes on as it comes, by the headers that it came with; None for one that is to
+        be read whole, by `answer`."""
+
+
 class Provider(Protocol):
     """A dialect that upstreams speak. Stateless; a module in `providers/` has `PROVIDER`.
 

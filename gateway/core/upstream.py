@@ -16,11 +16,22 @@ class Origin(NamedTuple):
     port: int
 
 
+class BodySource(Protocol):
+    """A body that is not held in memory. It is read in pieces, and from its start again where it is sent again."""
+
+    def __len__(self) -> int:
+        """All of its bytes."""
+
+    def read(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes from `start` on; fewer only at the end. From memory or a local file: it does not wait."""
+
+
 class UpstreamRequest:
     """A request ready for the wire. `target` is path and query; `headers` carry the credential, so nothing here is
-    ever printed. Host, content-length and connection are the transport's to add."""
+    ever printed. Host, content-length and connection are the transport's to add. An `upload` is sent in place of the
+    body."""
 
-    __slots__ = ("body", "deadlines", "headers", "method", "origin", "target")
+    __slots__ = ("body", "deadlines", "headers", "method", "origin", "target", "upload")
 
     def __init__(
         self,
@@ -30,6 +41,7 @@ class UpstreamRequest:
         headers: Headers,
         body: bytes,
         deadlines: Deadlines,
+        upload: BodySource | None = None,
     ) -> None:
         self.method = method
         self.origin = origin
@@ -37,6 +49,12 @@ class UpstreamRequest:
         self.headers = headers
         self.body = body
         self.deadlines = deadlines
+        self.upload = upload
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is sent behind the head."""
+        return len(self.body if self.upload is None else self.upload)
 
     def __repr__(self) -> str:
         return f"UpstreamRequest({self.method.decode()} {self.origin.scheme}://{self.origin.host}:{self.origin.port})"

@@ -48,7 +48,7 @@ class Connection(Protocol):
 class Cycle:
     """Carries a request to the application and its response back.
 
-    It is also the `aidock.client` extension: `gone`, and `on_gone`.
+    It is also the `aidock.client` extension: `gone`, `on_gone` and `cut`.
     """
 
     __slots__ = (
@@ -139,6 +139,12 @@ class Cycle:
         callback, self._on_gone = self._on_gone, None
         if callback is not None:
             callback()
+
+    def cut(self) -> None:
+        """Drop the connection in the middle of the response."""
+        self._on_gone = None
+        self._transport.abort()
+        self.leave()
 
     # The request
 

@@ -181,6 +181,7 @@ def set_up(format: Literal["auto", "json", "text"], level: str = "info") -> Line
     root = logging.getLogger()
     root.handlers[:] = [QueueHandler(writer)]
     root.setLevel(level.upper())
+    logging.getLogger("python_multipart").setLevel("CRITICAL")  # what clients send is no news
     for chatty in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "alembic"):
         logging.getLogger(chatty).setLevel("WARNING")
         logging.getLogger(chatty).handlers[:] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.core.headers import Headers
-from gateway.core.upstream import UpstreamFailure, UpstreamRequest
+from gateway.core.upstream import BodySource, UpstreamFailure, UpstreamRequest
 from gateway.upstream.connection import Connection
 from gateway.upstream.pool import Pool
 from gateway.upstream.request import encode_head
@@ -107,27 +107,31 @@ class HttpExchange:
         """Send the request and wait for the response head."""
         self._connection = connection
         request = self._request
-        if len(request.body) <= SMALL_BODY:
+        if request.upload is not None:
+            await self._upload(connection, head, request.upload)
+        elif len(request.body) <= SMALL_BODY:
             connection.begin(self, head + request.body, request.deadlines)
         else:
-            await self._upload(connection, head, memoryview(request.body))
+            await self._upload(connection, head, _Held(request.body))
         reader = self.reader
         while not reader.head_complete:
             await self._wait()
 
-    async def _upload(self, connection: Connection, head: bytes, body: memoryview) -> None:
+    async def _upload(self, connection: Connection, head: bytes, body: BodySource | _Held) -> None:
         """Write a large body as the upstream takes it, until it answers.
 
-        An answer that is an error ends the upload: the upstream has said that it does not want the rest.
+        An answer that is an error ends the upload: the upstream has said that it does not want the rest. One that is
+        none, which hardly any upstream begins before it has read everything, gets the rest at once.
         """
         connection.begin(self, head, self._request.deadlines, uploading=True)
         reader = self.reader
-        for start in range(0, len(body), PIECE):
+        size = len(body)
+        for start in range(0, size, PIECE):
             if reader.head_complete:
                 if reader.status < 300 and not reader.complete:
-                    connection.upload(body[start:])
+                    connection.upload(body.read(start, size - start))
                 return
-            connection.upload(body[start : start + PIECE])
+            connection.upload(body.read(start, PIECE))
             while connection.writing_paused and not reader.head_complete:
                 await self._wait()
         if not reader.head_complete:
@@ -170,3 +174,16 @@ class HttpExchange:
         if connection.closed:  # in the one turn of the loop since it was ours
             raise UpstreamFailure("connect", f"{pool.name}: closed as soon as it was open", unsent=True)
         return connection
+
+
+class _Held:
+    """Bytes as a source of pieces, without copying them."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def read(self, start: int, size: int) -> memoryview:
+        return self._body[start : start + size]

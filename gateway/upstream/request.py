@@ -51,7 +51,7 @@ def encode_head(request: UpstreamRequest, addressing: Addressing) -> bytes:
 
     Raises `UpstreamFailure("protocol", unsent=True)` when a part of it could be read as another line.
     """
-    target, size = request.target, len(request.body)
+    target, size = request.target, request.size
     lines = [b"%b %b%b HTTP/1.1" % (request.method, addressing.target_prefix, target), *addressing.lines]
     lines += [b"%b: %b" % header for header in request.headers if header[0] not in FRAMING]
     if size or request.method in _METHODS_WITH_A_BODY:
