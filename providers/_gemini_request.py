@@ -215,10 +215,11 @@ def _part(part: Part, target: Target) -> dict[str, Any]:
             return _inline(media_type, data)
         case File(url=str(url)):
             return _by_url(url, "application/pdf")
-        case File(file_id=str(identity)) if identity.startswith(("https://", "gs://")):
+        case File(file_id=str(identity)) if identity.startswith("https://"):
             return _by_url(identity, "")
         case File():
-            said = f"The model '{target.model.model_id}' does not know files by an id; send file_data or a URI."
+            # Not gs: either, which Google reads with the gateway's own rights, whoever asks.
+            said = f"The model '{target.model.model_id}' does not know files by an id; send file_data or an https: URL."
             raise refuse("messages", target, said)
     raise refuse("messages", target)
 

@@ -372,7 +372,7 @@ class VendorRow(Section):
     dialect: Name = "openai"
     base_url: Text | None = None
     hosts: tuple[Name, ...] = ()
-    """Hosts by which it is recognised besides base_url's own; a leading `*.` takes any subdomain."""
+    """Hosts by which it is recognised besides base_url's own; a leading `*` takes anything."""
     api_key_env_var: VariableName | None = None
     prices: Name | None = None
     """The vendor whose prices apply, when not its own."""

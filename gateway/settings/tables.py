@@ -60,7 +60,7 @@ def _host(url: str) -> str:
 
 
 def _matches(host: str, known: str) -> bool:
-    return host.endswith(known[1:]) if known.startswith("*.") else host == known
+    return host.endswith(known[1:]) if known.startswith("*") else host == known
 
 
 @dataclass(frozen=True, slots=True)

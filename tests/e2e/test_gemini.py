@@ -69,12 +69,20 @@ def _config(directory: Path, fake: Gemini, url: str) -> dict[str, Any]:
     file = directory / "account.json"
     file.write_text(json.dumps(fake.account()))
     auth = {"kind": "service_account", "file": str(file), "location": "europe-west4"}
+    stolen = directory / "stolen.json"
+    stolen.write_text(json.dumps(Gemini().account() | {"token_uri": fake.account()["token_uri"]}))
     quick = {"max_retries": 0, "first_byte_timeout": 2, "idle_timeout": 2}
     return {
         "providers": {
             "gemini": {"base_url": f"{url}/v1beta", "dialect": "gemini", "api_key": KEY, **quick},
             "wrong-key": {"base_url": f"{url}/v1beta", "dialect": "gemini", "api_key": "g-another-key", **quick},
             "vertex": {"base_url": f"{url}/v1", "dialect": "gemini", "auth": auth, **quick},
+            "stolen": {
+                "base_url": f"{url}/v1",
+                "dialect": "gemini",
+                "auth": {**auth, "file": str(stolen)},
+                **quick,
+            },
         },
         "models": [
             {"model_id": "flash", "provider": "gemini", "upstream_model": "gemini-3.6-flash", "price": PRICE},
@@ -83,6 +91,7 @@ def _config(directory: Path, fake: Gemini, url: str) -> dict[str, Any]:
             {"model_id": "locked", "provider": "wrong-key", "upstream_model": "gemini-3.6-flash"},
             {"model_id": "embed", "provider": "gemini", "upstream_model": "gemini-embedding-001", "price": PRICE},
             {"model_id": "on-vertex", "provider": "vertex", "upstream_model": "gemini-3.6-flash", "price": PRICE},
+            {"model_id": "on-stolen", "provider": "stolen", "upstream_model": "gemini-3.6-flash"},
             {"model_id": "predict", "provider": "vertex", "upstream_model": "text-embedding-005", "price": PRICE},
         ],
     }
@@ -308,6 +317,12 @@ def test_vertex_is_asked_with_a_token_that_many_calls_share(stage: Stage) -> Non
     with pytest.raises(openai.InternalServerError, match="credential"):
         stage.client.chat.completions.create(model="on-vertex", messages=said("x"))
     assert stage.client.chat.completions.create(model="on-vertex", messages=said("x")).choices
+
+
+def test_an_account_whose_key_google_does_not_know_is_the_administrators_affair(stage: Stage) -> None:
+    with pytest.raises(openai.InternalServerError, match="service account") as caught:
+        stage.client.chat.completions.create(model="on-stolen", messages=said("x"))
+    assert (caught.value.status_code, caught.value.code) == (502, "upstream_error")
 
 
 @pytest.mark.parametrize(("model", "prompt"), [("embed", None), ("predict", 6)])

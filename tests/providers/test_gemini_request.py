@@ -115,7 +115,7 @@ def test_pictures_sounds_and_documents_go_inline_and_by_url() -> None:
         {"type": "input_audio", "input_audio": {"data": "QUJD", "format": "mp3"}},
         {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,QUJD"}},
         {"type": "file", "file": {"file_data": "https://example.com/a.csv"}},
-        {"type": "file", "file": {"file_id": "gs://bucket/a.mp4"}},
+        {"type": "file", "file": {"file_id": "https://example.com/a.mp4"}},
     ]
     (content,) = contents({"role": "user", "content": parts})
     assert content["parts"] == [
@@ -126,7 +126,7 @@ def test_pictures_sounds_and_documents_go_inline_and_by_url() -> None:
         {"inlineData": {"mimeType": "audio/mp3", "data": "QUJD"}},
         {"inlineData": {"mimeType": "application/pdf", "data": "QUJD"}},
         {"fileData": {"fileUri": "https://example.com/a.csv", "mimeType": "text/csv"}},
-        {"fileData": {"fileUri": "gs://bucket/a.mp4", "mimeType": "video/mp4"}},
+        {"fileData": {"fileUri": "https://example.com/a.mp4", "mimeType": "video/mp4"}},
     ]
 
 

@@ -119,10 +119,8 @@ DEEP = json.loads('{"items":' * 100 + "{}" + "}" * 100)
         ({"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "nope"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"messages": [{"role": "tool", "tool_call_id": "x", "content": "y"}]}, "messages"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]},
-            "messages",
-        ),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "gs://b/x"}}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "http://[::1"}]}]}, "messages"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [called("a", arguments="[1]")]}]}, "messages"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [called("a", arguments="{oops")]}]}, "messages"),

@@ -53,6 +53,11 @@ def test_a_key_variable_that_is_not_set_is_a_warning(tmp_path: Path) -> None:
         ("claude: {dialect: anthropic}", "anthropic", "https://api.anthropic.com"),
         ("groq: {base_url: 'http://gpu.internal/v1'}", None, "http://gpu.internal/v1"),
         ("az: {base_url: 'https://x.openai.azure.com/'}", "azure", "https://x.openai.azure.com"),
+        (
+            "v: {base_url: 'https://europe-west4-aiplatform.googleapis.com/v1'}",
+            "vertex",
+            "https://europe-west4-aiplatform.googleapis.com/v1",
+        ),
         ("demo: {dialect: demo}", "demo", "http://demo.invalid"),
     ],
 )
