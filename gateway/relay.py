@@ -165,7 +165,7 @@ class Relay:
         call = run.call if translation is None else as_chat(run.call, translation)
         request = provider.request(call, target)
         if authorize is not None:
-            await authorize(request, target, transport)
+            await _authorized(authorize(request, target, transport))
         exchange = transport.exchange(request)
         run.begin(target, exchange)
         try:
@@ -300,6 +300,14 @@ class Relay:
         if memo.get("up") is not up:
             memo["up"] = up
             self._metrics.deployment_up.labels(target.model.model_id, target.upstream.name).set(up)
+
+
+async def _authorized(authorizing: Awaitable[None]) -> None:
+    """A target whose credential cannot be had is passed over."""
+    try:
+        await authorizing
+    except GatewayError as error:
+        raise Unanswered(error, elsewhere=True) from error
 
 
 def _translated(run: Run, failure: UpstreamFailure) -> Exception:

@@ -94,6 +94,7 @@ def _config(directory: Path, fake: Gemini, url: str) -> dict[str, Any]:
             {"model_id": "on-stolen", "provider": "stolen", "upstream_model": "gemini-3.6-flash"},
             {"model_id": "predict", "provider": "vertex", "upstream_model": "text-embedding-005", "price": PRICE},
         ],
+        "routes": {"either": {"targets": [{"model": "on-stolen"}], "fallbacks": ["flash"]}},
     }
 
 
@@ -323,6 +324,11 @@ def test_an_account_whose_key_google_does_not_know_is_the_administrators_affair(
     with pytest.raises(openai.InternalServerError, match="service account") as caught:
         stage.client.chat.completions.create(model="on-stolen", messages=said("x"))
     assert (caught.value.status_code, caught.value.code) == (502, "upstream_error")
+
+
+def test_another_target_serves_where_no_token_can_be_had(stage: Stage) -> None:
+    raw = stage.client.chat.completions.with_raw_response.create(model="either", messages=said("x"))
+    assert raw.headers["x-aidock-model"] == "flash"
 
 
 @pytest.mark.parametrize(("model", "prompt"), [("embed", None), ("predict", 6)])
