@@ -1,4 +1,4 @@
-"""The Cohere dialect: v2 chat, told from and to chat completions, and v2 embeddings."""
+"""The Cohere dialect: v2 chat, told from and to chat completions, v2 embeddings and v2 reranking."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from providers._cohere_answer import CohereStream, written_answer
 from providers._cohere_request import chat_body
 from providers._embeddings import read_embeddings, written_embeddings
 from providers._errors import answered_error, unreadable
+from providers._media import read_media
 from providers._usage import count
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from gateway.core.headers import Headers
     from gateway.core.ports import Answer, Stream
 
-_PATHS = {"chat/completions": "v2/chat", "embeddings": "v2/embed"}
+_PATHS = {"chat/completions": "v2/chat", "embeddings": "v2/embed", "rerank": "v2/rerank"}
 
 
 class Cohere:
@@ -54,8 +55,11 @@ class Cohere:
             document = decode(body)
         except DecodeError as error:
             raise unreadable(target) from error
-        if call.endpoint.operation == "embeddings":
-            return _embeddings(document, call, target)
+        match call.endpoint.operation:
+            case "embeddings":
+                return _embeddings(document, call, target)
+            case "rerank":
+                return read_media(call, target, body)  # the endpoint's words are Cohere's own
         return written_answer(document, call, target)
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
@@ -74,8 +78,11 @@ def _head(target: Target) -> tuple[Origin, Headers]:
 
 
 def _body(call: Call, target: Target) -> dict[str, Any]:
-    if call.endpoint.operation != "embeddings":
-        return chat_body(read_chat(call), call, target)
+    match call.endpoint.operation:
+        case "chat/completions":
+            return chat_body(read_chat(call), call, target)
+        case "rerank":
+            return _rerank_body(call, target)
     wanted = read_embeddings(call)
     body = {
         "model": target.upstream_model,
@@ -85,6 +92,14 @@ def _body(call: Call, target: Target) -> dict[str, Any]:
         "output_dimension": wanted.dimensions,
         "truncate": wanted.others.get("truncate"),
     }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _rerank_body(call: Call, target: Target) -> dict[str, Any]:
+    """Documents are texts there; an object's `text` is meant."""
+    documents = [d["text"] if isinstance(d, dict) and "text" in d else d for d in call.body.value("documents")]
+    body = {name: call.body.value(name) for name in ("query", "top_n", "max_tokens_per_doc", "priority")}
+    body |= {"model": target.upstream_model, "documents": documents}
     return {name: value for name, value in body.items() if value is not None}
 
 

@@ -28,7 +28,10 @@ def upstream() -> Iterator[Served]:
 def gateway(upstream: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     config = {
         "providers": {"cohere": {"dialect": "cohere", "base_url": upstream.url, "api_key": KEY, "max_retries": 0}},
-        "models": [{"model_id": "command", "provider": "cohere", "price": {"input": 1, "output": 2}}],
+        "models": [
+            {"model_id": "command", "provider": "cohere", "price": {"input": 1, "output": 2}},
+            {"model_id": "reranker", "provider": "cohere", "price": {"per_search": 0.002}},
+        ],
     }
     with running_gateway(tmp_path_factory.mktemp("cohere"), config) as running:
         yield running
@@ -115,6 +118,15 @@ def test_embeddings(client: OpenAI) -> None:
     answer = client.embeddings.create(model="command", input=["a", "abc"])
     assert [item.embedding for item in answer.data] == [[1.0, 0.5, -1.0], [3.0, 0.5, -1.0]]
     assert answer.usage.prompt_tokens == 4
+
+
+async def test_reranking_is_charged_by_the_search(gateway: Gateway) -> None:
+    answer = await gateway.ask("/v1/rerank", {"model": "reranker", "query": "q", "documents": ["a", {"text": "b"}]})
+    assert [result["index"] for result in answer.json()["results"]] == [0, 1]
+    request_id = answer.headers["x-request-id"]
+    await until(lambda: bool(gateway.rows("request_id = ?", request_id)), 10)
+    (row,) = gateway.rows("request_id = ?", request_id)
+    assert (row["unit"], row["units"], row["cost_microusd"]) == ("search", 1, 2000)
 
 
 async def test_a_client_that_leaves_lets_the_upstream_go(gateway: Gateway, upstream: Served) -> None:

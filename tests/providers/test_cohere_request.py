@@ -7,6 +7,7 @@ import pytest
 
 from gateway.core.call import Demand
 from gateway.core.errors import GatewayError
+from gateway.endpoints import rerank
 from providers.cohere import PROVIDER
 from tests.providers.calls import EMBEDDINGS, KEY, a_call, a_target
 
@@ -167,7 +168,15 @@ def test_embeddings_are_asked_for_as_floats() -> None:
     }
 
 
-def test_it_serves_chat_and_embeddings_and_nothing_else() -> None:
-    assert PROVIDER.serves("chat/completions", TARGET)
-    assert PROVIDER.serves("embeddings", TARGET)
+def test_documents_to_rerank_are_texts() -> None:
+    body = {"model": "m", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "return_documents": True}
+    request = PROVIDER.request(a_call(body, endpoint=rerank.ENDPOINT), TARGET)
+    assert request.target == b"/v2/rerank"
+    told = {"model": "command-x", "query": "q", "documents": ["a", "b"], "top_n": 1}
+    assert json.loads(request.body) == told
+
+
+def test_it_serves_chat_embeddings_and_reranking_and_nothing_else() -> None:
+    for operation in ("chat/completions", "embeddings", "rerank"):
+        assert PROVIDER.serves(operation, TARGET)
     assert not PROVIDER.serves("completions", TARGET)

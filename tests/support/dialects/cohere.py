@@ -53,6 +53,9 @@ def cohere(asked: Asked) -> Iterable[Step]:
         return whole(401, {"id": "1", "message": "invalid api token"})
     if asked.path == "/v2/embed":
         return whole(200, _embedded(asked.json))
+    if asked.path == "/v2/rerank":
+        results = [{"index": i, "relevance_score": 1 / (i + 1)} for i in range(len(asked.json["documents"]))]
+        return whole(200, {"id": "r", "results": results, "meta": {"billed_units": {"search_units": 1.0}}})
     if asked.path != "/v2/chat" or asked.json.keys() - _MEMBERS:
         return whole(422, {"id": "1", "message": f"unknown field in {sorted(asked.json)}"})
     body = asked.json
