@@ -2,12 +2,14 @@
 
 The prompt's bound is the size of the whole body in bytes: a token stands for at least one byte of the JSON that carries
 it, and upstreams read members that the gateway does not know. Images, audio and files do not follow that rule; they are
-counted apart, images and audio by a flat bound instead of their length, files by the larger of the two. Beside the
+counted apart, images and audio by a flat bound instead of their length, files by the larger of the two. Where the body
+only refers to a conversation that the upstream keeps, nothing but the model's context window bounds it. Beside the
 bound there is a guess, for whoever would rather have what is likely: it knows the endpoint's own prompt members only.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from gateway.core.call import Call, Demand
@@ -22,23 +24,26 @@ _LIKELY_TOKENS_PER_PART = 1_000
 
 _BYTES_PER_TOKEN = 4
 
-_PAYLOADS = ("url", "data", "file_data")
+_PAYLOADS = ("url", "data", "file_data", "image_url")
 """Where media parts keep what is not text."""
+
+_NAMED_INPUT = re.compile(rb'"input_(?!text")').search
 
 _MEDIA_URLS = ("data:image/", "data:audio/", "data:video/")
 """What a URL that holds an image, audio or video starts with; others may hold documents, which are text to a model."""
 
 
 def demand(call: Call) -> Demand:
-    """The most the call can use, by what its body says. Raises a 400 for members that make no sense, a cap of 0 among
-    them: some upstreams read it as no cap at all."""
+    """The most the call can use, by what its body says. Raises a 400 for members that make no sense."""
     endpoint, body = call.endpoint, call.body
-    caps = [cap for name in endpoint.caps if (cap := body.count(name, least=1)) is not None]
-    requested = max(caps, default=None)  # upstreams disagree on which of several counts
+    requested = endpoint.requested_cap(body)
     bound, likely = _prompt(call)
+    refers = endpoint.refers is not None and endpoint.refers(body)
+    window = _widest_window(call) if refers else None
     made = Demand(
-        prompt_tokens=bound,
+        prompt_tokens=window or bound,
         likely_prompt=likely,
+        bounded=not refers or window is not None,
         choices=endpoint.choices(body) if endpoint.choices is not None else 1,
         requested_cap=requested,
         output_cap=requested,
@@ -75,7 +80,7 @@ def _prompt(call: Call) -> tuple[int, int]:
     body = call.body
     bound, text, parts = len(body.raw), sum(map(body.size, call.endpoint.prompt)), 0
     if _carries_media(body.raw):
-        for length, most in _media(body.value("messages")):
+        for length, most in [*_media(body.value("messages")), *_media(body.value("input"))]:
             bound += most - length
             text -= length
             parts += 1
@@ -97,15 +102,18 @@ def _widest_window(call: Call) -> int | None:
 
 def _carries_media(body: bytes) -> bool:
     """Whether there may be parts that are not text: their names are in it, or escapes that can hide letters."""
-    named = b'_url"' in body or b'"input_' in body or b'"file"' in body
+    named = b'_url"' in body or _NAMED_INPUT(body) is not None or b'"file"' in body
     return named or b"\\u005" in body or b"\\u006" in body or b"\\u007" in body
+
+
+_TEXTS = ("text", "refusal", "input_text", "output_text", "summary_text", "reasoning_text")
 
 
 def _media(messages: object) -> Iterator[tuple[int, int]]:
     """For every part that is not text: how much of the body its payloads take, and the most tokens it can be."""
     for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else ():
+        content = (message.get("content") or message.get("output")) if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else (content,):
             if isinstance(part, dict) and _is_media(part):
                 payloads = list(_payloads(part))
                 documents = sum(length for length, is_document in payloads if is_document)
@@ -113,13 +121,15 @@ def _media(messages: object) -> Iterator[tuple[int, int]]:
 
 
 def _is_media(part: dict[str, object]) -> bool:
-    return part.get("type") not in ("text", "refusal") and bool(part.keys() - {"type", "text"})
+    return part.get("type") not in _TEXTS and bool(part.keys() - {"type", "text"})
 
 
 def _payloads(part: dict[str, object]) -> Iterator[tuple[int, bool]]:
     """The length of each payload, and whether it may hold text for every byte of it."""
     for member, value in part.items():
         payloads = [value.get(name) for name in _PAYLOADS] if isinstance(value, dict) else []
+        if member in _PAYLOADS:
+            payloads.append(value)
         for payload in payloads:
             if isinstance(payload, str):
                 yield len(payload), member != "input_audio" and not payload.startswith(_MEDIA_URLS)

@@ -31,11 +31,13 @@ def through_chat(call: Call, target: Target, provider: Provider) -> Translation 
 
 
 def as_chat(call: Call, translation: Translation) -> Call:
-    """The call as chat completions have it, made once. It asks for usage, which other dialects always tell."""
+    """The call as chat completions have it, made once. It asks for usage, which other dialects always tell. A cap that
+    the translation left out is not the client's there, so that its provider writes the one in force."""
     told = call.as_chat
     if told is None:
         body = Body(translation.request(call))
         told = call.as_chat = replace(call, endpoint=CHAT, body=body, wants_usage=call.streamed)
+    told.demand = replace(call.demand, requested_cap=CHAT.requested_cap(told.body))
     return told
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gateway.core.call import Call
-from gateway.core.errors import GatewayError, quota_exhausted
+from gateway.core.errors import GatewayError, invalid_request, quota_exhausted
 from gateway.core.limits import Claim, Level, Metric
 from gateway.core.money import dollars
 from gateway.core.ports import OnStoreError
@@ -53,6 +53,12 @@ class StrictQuota(_Budgets):
     def check(self, call: Call) -> None:
         if not _budgeted(call):
             return
+        if not call.demand.bounded:
+            raise invalid_request(
+                "A budget binds this call, but it continues a conversation whose size only the provider knows. Send "
+                "the whole conversation as 'input', or ask your administrator to state the model's context_window.",
+                param="previous_response_id",
+            )
         _cap_by_models(call)
         if call.endpoint.caps:
             if call.demand.output_cap is None:

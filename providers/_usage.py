@@ -15,6 +15,15 @@ _MOST_TOKENS = 2**31 - 1
 """No call has more; an upstream that reports more is not to be believed."""
 
 
+_RESPONSES_NAMES = (
+    ("prompt_tokens", "input_tokens"),
+    ("completion_tokens", "output_tokens"),
+    ("total_tokens", "total_tokens"),
+    ("prompt_tokens_details", "input_tokens_details"),
+    ("completion_tokens_details", "output_tokens_details"),
+)
+
+
 def read_usage(report: object, *, generates: bool = True) -> Usage | None:
     """A `usage` object as ours; None when it lacks the counts that a bill needs, or they cannot be true.
 
@@ -40,6 +49,13 @@ def read_usage(report: object, *, generates: bool = True) -> Usage | None:
     if cached is not None and cached > prompt:
         cached = None
     return Usage(prompt, completion, cached, reasoning)
+
+
+def read_responses_usage(report: object) -> Usage | None:
+    """The same of the Responses API, which names everything otherwise."""
+    if not isinstance(report, Mapping):
+        return None
+    return read_usage({ours: report[theirs] for ours, theirs in _RESPONSES_NAMES if theirs in report})
 
 
 def count(value: object) -> int | None:
@@ -74,6 +90,14 @@ def _cached(report: Mapping[str, Any]) -> int | None:
 def _detail(report: Mapping[str, Any], group: str, name: str) -> int | None:
     details = report.get(group)
     return count(details.get(name)) if isinstance(details, Mapping) else None
+
+
+def output_bytes(output: object) -> int:
+    """Bytes of generated text in the `output` of a response."""
+    if not isinstance(output, list):
+        return 0
+    items = [item for item in output if isinstance(item, Mapping)]
+    return sum(_bytes_of(item.get(name)) for item in items for name in ("content", "summary", "arguments", "input"))
 
 
 def text_bytes(choices: object) -> int:

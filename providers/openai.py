@@ -1,4 +1,4 @@
-"""The OpenAI dialect: chat completions, completions and embeddings, passed through byte for byte.
+"""The OpenAI dialect: chat completions, responses, completions and embeddings, passed through byte for byte.
 
 A request is changed only where it must be: the model's name at the upstream, a request for usage, a lowered output
 cap, and what the vendor is known to refuse. Vendors differ by `Upstream.quirks`, never by code of their own.
@@ -19,7 +19,10 @@ from providers._address import json_headers, origin, path_below
 from providers._caps import CapNames, cap_names, write_cap
 from providers._errors import answered_error, reported_error, unreadable
 from providers._media import passing, read_media
-from providers._reader import OpenAIStream, is_error
+from providers._passing import is_error
+from providers._reader import OpenAIStream
+from providers._responses_answer import read_response
+from providers._responses_reader import ResponsesStream
 from providers._usage import BYTES_PER_TOKEN, read_usage, text_bytes
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ AZURE_API_VERSION = "2024-10-21"
 FORWARDED = frozenset({b"traceparent", b"tracestate", b"openai-beta", b"x-client-request-id"})
 """The client's headers that an upstream gets. Not among them: credentials, cookies, addresses, organisation and
 project, which are the gateway's own affair, and idempotency keys, which callers that share an account could share."""
+
+RESPONSES = "responses"
 
 _USUAL = frozenset({"chat/completions", "completions", "embeddings"})
 
@@ -110,12 +115,16 @@ class OpenAI:
     def passing(self, call: Call, target: Target, headers: Headers) -> Stream | None:
         return passing(call, target, headers)
 
-    def stream(self, call: Call, target: Target) -> OpenAIStream:
+    def stream(self, call: Call, target: Target) -> Stream:
+        if call.endpoint.operation == RESPONSES:
+            return ResponsesStream(target)
         return OpenAIStream(target, keep_usage=call.wants_usage, choices=call.demand.choices)
 
     def answer(self, call: Call, target: Target, body: bytes) -> Answer:
         if call.endpoint.media:
             return read_media(call, target, body)
+        if call.endpoint.operation == RESPONSES:
+            return read_response(body, target)
         try:
             members = raw_members(body)
             if is_error(members):
@@ -173,6 +182,8 @@ def _path(operation: str, target: Target) -> bytes:
     upstream = target.upstream
     if upstream.quirks.get("path") != "azure":
         return path_below(upstream.base_url, operation)
+    if operation == RESPONSES:
+        return path_below(upstream.base_url, "openai/v1/responses")  # the deployment goes by the model's name here
     version = str(upstream.quirks.get("api_version") or AZURE_API_VERSION)
     deployment = quote(target.upstream_model, safe="")
     return path_below(upstream.base_url, f"openai/deployments/{deployment}/{operation}", {"api-version": version})
@@ -202,7 +213,7 @@ def _body(call: Call, plan: _Plan) -> bytes:
         options = _with_usage(members.get("stream_options"))
         if options is not None:
             changes["stream_options"] = options
-    elif "stream_options" in members:
+    elif "stream_options" in members and call.endpoint.operation != RESPONSES:
         changes["stream_options"] = None
     cap = call.demand.cap_to_write
     if cap is not None and plan.caps is not None:

@@ -52,7 +52,17 @@ def test_a_call_is_told_through_chat_once_and_always_asks_for_usage() -> None:
     assert told is as_chat(call, translation)
     assert (told.endpoint, told.wants_usage, told.request_id) == (CHAT, True, call.request_id)
     assert json.loads(told.body.raw)["messages"][0]["content"] == "Hi"
-    assert told.demand is call.demand
+    assert told.demand == call.demand
+
+
+def test_the_cap_in_force_is_its_providers_to_write_where_the_translation_leaves_it_out() -> None:
+    call = a_call({"ask": "Hi", "most": 50}, endpoint=replace(SHOUT, caps=("most",)))
+    call.demand.cap_output(40)
+    told = as_chat(call, Shouting())
+    assert (told.demand.requested_cap, told.demand.cap_to_write) == (None, 40)
+    call.demand.cap_output(30)
+    assert as_chat(call, Shouting()).demand.cap_to_write == 30
+    assert json.loads(PROVIDER.request(told, a_target()).body)["max_tokens"] == 30
 
 
 def test_only_a_translation_brings_an_endpoint_to_a_provider_that_lacks_it() -> None:

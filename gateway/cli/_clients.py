@@ -66,6 +66,19 @@ export OPENAI_API_KEY="${VARIABLE}"
 aider --model {shlex.quote(f"openai/{model}")}"""
 
 
+def _codex(base: str, model: str) -> str:
+    return f"""\
+# ~/.codex/config.toml
+model = {json.dumps(model)}
+model_provider = "aidock"
+
+[model_providers.aidock]
+name = "AI Dock"
+base_url = {_quoted(base)}
+env_key = "{VARIABLE}"
+wire_api = "responses\""""
+
+
 def _continue(base: str, model: str) -> str:
     return f"""\
 # ~/.continue/config.yaml; the key is read from {VARIABLE} in ~/.continue/.env
@@ -96,6 +109,7 @@ CLIENTS: Mapping[str, Callable[[str, str], str]] = {
     "python": _python,
     "node": _node,
     "curl": curl_command,
+    "codex": _codex,
     "continue": _continue,
     "aider": _aider,
     "openwebui": _openwebui,

@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 class Demand:
     """The most a call can use, which is what it reserves, unless a policy is content with what it is likely to use.
 
-    `prompt_tokens` is an upper bound, `likely_prompt` a guess. `requested_cap` is the client's own limit on output
-    tokens for each of its `choices`; `output_cap` is the lowest that anyone set, written into the upstream's body when
-    it is lower than the client's, or when somebody `relies` on it: then the upstream must be told in words of its own.
-    `expected_output` stands in where nobody set a cap. With a `margin` the call reserves its likely prompt times that,
-    and `likely_output` where that is less than the cap. `units` are the most of `unit` that it can use, `likely_units`
-    a guess. `price` is the dearest of the possible targets.
+    `prompt_tokens` is an upper bound, `likely_prompt` a guess; `bounded` is false where nothing bounds the prompt,
+    because the body only refers to it. `requested_cap` is the client's own limit on output tokens for each of its
+    `choices`; `output_cap` is the lowest that anyone set, written into the upstream's body when it is lower than the
+    client's, or when somebody `relies` on it: then the upstream must be told in words of its own. `expected_output`
+    stands in where nobody set a cap. With a `margin` the call reserves its likely prompt times that, and
+    `likely_output` where that is less than the cap. `units` are the most of `unit` that it can use, `likely_units` a
+    guess. `price` is the dearest of the possible targets.
     """
 
     prompt_tokens: int = 0
     likely_prompt: int = 0
+    bounded: bool = True
     choices: int = 1
     requested_cap: int | None = None
     output_cap: int | None = None

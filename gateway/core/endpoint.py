@@ -50,10 +50,11 @@ class Inference:
     `operation` is the path below an upstream's base URL. `required` members must be in the body; the
     `prompt` members tell how long the prompt is likely to be; `caps` are the members by which clients limit output
     (none: the endpoint produces no tokens). `choices` says how many answers a body asks for; `examine` may
-    refuse it for reasons of the endpoint's own; `measure` says what it asks for where that is not text. `translation`
-    tells the call through chat to targets that do not serve `operation` themselves; without one such targets cannot
-    take it. `default_model` is meant where a body names none. With `form` the body is multipart/form-data; with `media`
-    the answer may be something else than JSON or chat's events.
+    refuse it for reasons of the endpoint's own; `measure` says what it asks for where that is not text. `refers` says
+    whether the prompt also holds what a body only refers to, such as a conversation that the upstream keeps.
+    `translation` tells the call through chat to targets that do not serve `operation` themselves; without one such
+    targets cannot take it. `default_model` is meant where a body names none. With `form` the body is
+    multipart/form-data; with `media` the answer may be something else than JSON or chat's events.
     """
 
     name: str
@@ -70,8 +71,14 @@ class Inference:
     default_model: str = ""
     form: bool = False
     media: bool = False
+    refers: Callable[[Body], bool] | None = None
     translation: Translation | None = None
     method: str = field(default="POST", init=False)
+
+    def requested_cap(self, body: Body) -> int | None:
+        """The client's own output cap, None without one; the largest, for upstreams disagree on which of several
+        counts. Raises a 400 for one that makes no sense, 0 among them: some upstreams read it as no cap at all."""
+        return max([cap for name in self.caps if (cap := body.count(name, least=1)) is not None], default=None)
 
 
 class Desk(Protocol):

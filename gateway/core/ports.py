@@ -287,8 +287,8 @@ class Translation(Protocol):
     """A client's dialect told through chat completions, for targets that do not speak it themselves. Stateless."""
 
     def request(self, call: Call) -> bytes:
-        """The call's body as one of `/v1/chat/completions`, `stream` included. Raises a 400 for what chat has no like
-        of."""
+        """The call's body as one of `/v1/chat/completions`, `stream` included; the output cap is the provider's to
+        write. Raises a 400 for what chat has no like of."""
 
     def answer(self, call: Call, body: bytes) -> bytes:
         """A whole chat answer in the client's dialect."""

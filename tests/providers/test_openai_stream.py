@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import GatewayError
 from gateway.core.usage import Usage
-from providers._reader import DONE, HOLD, OpenAIStream
+from providers._passing import HOLD
+from providers._reader import DONE, OpenAIStream
 from providers.openai import PROVIDER
 from tests.providers.calls import a_call, a_target
 from tests.providers.streams import HEY, RECORDED, ROLE, STOP, USAGE, Recorded, chunk, lf, report
