@@ -5,6 +5,7 @@ import csv
 import io
 import re
 import time
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -219,7 +220,7 @@ def test_migrate_says_what_is_pending_and_does_it_once(fresh: Shell) -> None:
 
 def test_connect_prints_what_a_client_needs_and_no_secret(fresh: Shell) -> None:
     at = ("--base-url", "https://llm.example.com/v1/")
-    clients = ("python", "curl", "continue", "node", "aider", "openwebui", "langchain")
+    clients = ("python", "curl", "continue", "node", "aider", "openwebui", "langchain", "codex")
     results = [fresh.aidock("connect", client, *at) for client in clients]
     for client, result in zip(clients, results, strict=True):
         assert result.code == 0, client
@@ -229,6 +230,8 @@ def test_connect_prints_what_a_client_needs_and_no_secret(fresh: Shell) -> None:
         assert "aidock keys create" in result.err
     for index in (0, 6):
         compile(results[index].out, "hello.py", "exec")
+    codex = tomllib.loads(results[7].out)
+    assert codex["model_providers"][codex["model_provider"]]["wire_api"] == "responses"
     described = yaml.safe_load(results[2].out)["models"][0]
     assert (described["provider"], described["apiBase"]) == ("openai", "https://llm.example.com/v1")
     told = fresh.ok("connect", "node", "--json").json
