@@ -16,6 +16,7 @@ from gateway.admin import House
 from gateway.background import Background
 from gateway.client import Client, Receive, Scope, Send
 from gateway.control import control_plane
+from gateway.conversations.kept import Conversations
 from gateway.core.endpoint import Endpoint, Inference, Probe, Query, Reply
 from gateway.core.errors import GatewayError, internal_error
 from gateway.core.headers import Headers
@@ -41,6 +42,7 @@ class Application:
             lambda: services.world,
             services.admission,
             Once(services.answers),
+            Conversations(services.conversations),
             services.shadow.note,
         )
         self._table, self._prefixes = _table(plugins.endpoints())

@@ -99,6 +99,7 @@ class Background:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for end in (
             services.answers.close,
+            services.conversations.close,
             self._close_counters,
             services.adopter.close,
             services.shadow.close,

@@ -14,6 +14,7 @@ from functools import partial
 from gateway import estimate, uploads
 from gateway.admission import Admission
 from gateway.client import Client, ClientGone
+from gateway.conversations.kept import Conversations
 from gateway.core.body import Body
 from gateway.core.call import Call
 from gateway.core.endpoint import Inference, Query
@@ -58,6 +59,7 @@ class Pipeline:
         world: Callable[[], World],
         admission: Admission,
         once: Once,
+        conversations: Conversations,
         note_shadow: Callable[[Call], None],
     ) -> None:
         """`note_shadow` is told of calls that pass although something in shadow objects."""
@@ -68,6 +70,7 @@ class Pipeline:
         self._world = world
         self._admission = admission
         self._once = once
+        self._conversations = conversations
         self._note_shadow = note_shadow
         self._prefixes: dict[int, tuple[Limit, _About]] = {}
 
@@ -87,7 +90,9 @@ class Pipeline:
             try:
                 key = idempotency_key(client.scope["headers"]) if server.idempotency_seconds else None
                 body = await self._body(endpoint, client, server.max_body_bytes, known)
+                body, continues = await self._conversations.recall(endpoint, known.principal, body, server)
                 call = known.call = self._read(endpoint, known.principal, body, client, world, request_id, started)
+                call.continues = continues
                 world.check(call)
                 if world.inspecting or world.filtering:
                     await world.inspect(call)
@@ -126,6 +131,7 @@ class Pipeline:
 
     async def _make(self, call: Call, client: Client, world: World, headers: Headers, by: float) -> None:
         headers += await self._reserve(world.policies, call, by)
+        self._conversations.watch(call, client, world.snapshot.server.responses_store_seconds)
         if call.shadowed:
             self._note_shadow(call)
         await self._relay.carry(call, client, world.carriers, headers)

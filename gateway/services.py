@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway import __version__, plugins
 from gateway.admission import Admission
 from gateway.books import Books
+from gateway.conversations.connect import conversation_store
 from gateway.core.deployment import Tls, Upstream
 from gateway.core.limits import Limit
 from gateway.core.ports import Authorizes, Passes
@@ -56,6 +57,7 @@ class Services:
         self.directory = Directory(self.database, load_pepper(environ, self.data), lambda: self.file_limits)
         self.counters = counter_store(snapshot.storage.counters, snapshot.zone)
         self.answers = answer_store(snapshot.storage.counters)
+        self.conversations = conversation_store(snapshot.storage.counters)
         self.admission = Admission(self.metrics, snapshot.server.max_inflight)
         storage = snapshot.storage
         self.journal = open_journal(

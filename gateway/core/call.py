@@ -109,7 +109,7 @@ class Call:
     `created_at` on the counter store's, both in seconds. `claims` are what it holds until it settles, `decisions` what
     the policies that made them were told, `shadowed` the policies in shadow whose check would have refused it.
     `as_chat` is the call as chat completions have it, once a target needed it so; `filters` make what reads each text
-    of the answer on its way."""
+    of the answer on its way; `continues` is the answer whose conversation, kept by the gateway, is in the body."""
 
     request_id: str
     endpoint: Inference
@@ -129,6 +129,7 @@ class Call:
     shadowed: tuple[str, ...] = ()
     as_chat: Call | None = None
     filters: tuple[Callable[[], TextFilter], ...] = ()
+    continues: str | None = None
 
     def replace_body(self, body: Body) -> None:
         """Make the call with another body. Each byte more may be a token more."""

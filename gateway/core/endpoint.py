@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.core.headers import Headers
     from gateway.core.limits import Level
     from gateway.core.money import Unit
-    from gateway.core.ports import Translation
+    from gateway.core.ports import Continues, Translation
     from gateway.core.principal import Principal
 
 
@@ -53,8 +53,9 @@ class Inference:
     refuse it for reasons of the endpoint's own; `measure` says what it asks for where that is not text. `refers` says
     whether the prompt also holds what a body only refers to, such as a conversation that the upstream keeps.
     `translation` tells the call through chat to targets that do not serve `operation` themselves; without one such
-    targets cannot take it. `default_model` is meant where a body names none. With `form` the body is
-    multipart/form-data; with `media` the answer may be something else than JSON or chat's events.
+    targets cannot take it. `continues` lets calls go on with a conversation that the gateway keeps. `default_model` is
+    meant where a body names none. With `form` the body is multipart/form-data; with `media` the answer may be something
+    else than JSON or chat's events.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Inference:
     media: bool = False
     refers: Callable[[Body], bool] | None = None
     translation: Translation | None = None
+    continues: Continues | None = None
     method: str = field(default="POST", init=False)
 
     def requested_cap(self, body: Body) -> int | None:

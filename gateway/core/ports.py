@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from gateway.core.limits import Actual, Base, Claim, Count, Denied, Granted, Level, Limit
 
 if TYPE_CHECKING:
+    from gateway.core.body import Body
     from gateway.core.call import Call
     from gateway.core.deployment import Target
     from gateway.core.errors import GatewayError
@@ -295,6 +296,29 @@ class Translation(Protocol):
 
     def stream(self, call: Call) -> Translator:
         """A translator for the streamed answer; it is always told the usage."""
+
+
+class Kept(NamedTuple):
+    """A conversation up to an answer, opaque to whoever keeps it, and the answer's id by which it is continued."""
+
+    identity: str
+    conversation: bytes
+
+
+class Continues(Protocol):
+    """The ability of an endpoint whose calls can continue a conversation that the gateway keeps."""
+
+    def continued(self, body: Body) -> str | None:
+        """The id of the answer that a body continues. Raises a 400 for one that makes no sense."""
+
+    def joined(self, body: Body, conversation: bytes) -> Body:
+        """The body with the conversation in place of its reference to it."""
+
+    def wants_keeping(self, body: Body) -> bool:
+        """Whether the client lets the conversation be kept."""
+
+    def conversation(self, call: Call, last: bytes) -> Kept | None:
+        """What to keep, by the last piece of an answer as its client gets it; None for nothing. Never raises."""
 
 
 class Vendors(Protocol):

@@ -18,7 +18,6 @@ _REPEATED = (
     "max_tool_calls",
     "metadata",
     "parallel_tool_calls",
-    "previous_response_id",
     "prompt_cache_key",
     "reasoning",
     "safety_identifier",
@@ -39,9 +38,8 @@ def response_head(call: Call, model: str) -> dict[str, Any]:
     head |= {
         "background": False,
         "max_output_tokens": call.demand.output_cap,
-        "previous_response_id": None,
+        "previous_response_id": call.continues,
         "reasoning": {"effort": None, "summary": None},
-        "store": False,
         "text": {"format": {"type": "text"}},
         "truncation": "disabled",
     }

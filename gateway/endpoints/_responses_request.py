@@ -61,8 +61,8 @@ def chat_request(call: Call) -> bytes:
         raise GatewayError(
             400,
             "previous_response_not_found",
-            "This model's provider keeps no responses, so none can be continued. Send the whole conversation "
-            "as 'input'.",
+            "The response that this call continues is not kept here, or no longer. Send the whole conversation as "
+            "'input'; an administrator can have responses kept for a time with server.responses_store_seconds.",
             param="previous_response_id",
             headers={"x-should-retry": "false"},
         )

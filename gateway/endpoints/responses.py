@@ -8,6 +8,7 @@ from gateway.core.dialect import OPENAI
 from gateway.core.endpoint import Inference
 from gateway.core.errors import invalid_request
 from gateway.endpoints._responses_answer import response
+from gateway.endpoints._responses_kept import Continued
 from gateway.endpoints._responses_request import chat_request
 from gateway.endpoints._responses_stream import ResponseStream
 
@@ -55,4 +56,5 @@ ENDPOINT = Inference(
     examine=_examine,
     refers=_refers,
     translation=_ThroughChat(),
+    continues=Continued(),
 )

@@ -59,6 +59,9 @@ class ServerSettings(Section):
     """How long a call waits for a place before it is told 503."""
     idempotency_seconds: Whole = Field(default=86_400, ge=0, le=2_592_000)
     """How long the answer to a call with an Idempotency-Key is kept for its repetitions; 0 ignores the header."""
+    responses_store_seconds: Whole = Field(default=0, ge=0, le=2_592_000)
+    """How long the conversation behind a response is kept, so that previous_response_id can continue it; 0 keeps
+    none."""
     max_body_bytes: Whole = Field(default=52_428_800, ge=1024, le=2**40)
     """The largest request body."""
     header_timeout: Seconds = 10.0

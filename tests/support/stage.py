@@ -20,6 +20,8 @@ from gateway import plugins
 from gateway.admission import Admission
 from gateway.books import Books
 from gateway.client import Client, Message
+from gateway.conversations.kept import Conversations
+from gateway.conversations.memory import MemoryConversations
 from gateway.core.call import Call
 from gateway.core.deployment import Route
 from gateway.core.endpoint import Inference
@@ -301,6 +303,7 @@ class _Server:
     max_queue: int = 0
     queue_timeout: float = 5.0
     idempotency_seconds: int = 86_400
+    responses_store_seconds: int = 0
     max_body_bytes: int = 2**20
 
 
@@ -355,6 +358,7 @@ class Stage:
             lambda: world,
             self.admission,
             once,
+            Conversations(MemoryConversations()),
             self.in_shadow.append,
         )
         self._calls_back = calls_back

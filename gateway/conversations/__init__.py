@@ -1,0 +1,1 @@
+"""Conversations kept between calls, where the operator allows it."""
