@@ -13,7 +13,7 @@ from gateway.core.headers import first
 from gateway.core.metering import metered
 from gateway.core.usage import Usage
 from providers._errors import reported_error, unreadable
-from providers._reader import is_error
+from providers._passing import is_error
 from providers._usage import BYTES_PER_TOKEN, count, read_usage
 
 if TYPE_CHECKING:

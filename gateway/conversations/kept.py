@@ -18,6 +18,7 @@ from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError, request_too_large
 from gateway.core.ports import Continues
 from gateway.core.principal import Principal
+from gateway.settings.schema import ServerSettings
 
 MOST_CONVERSATION_BYTES = 4 * 2**20
 """A longer conversation is not kept."""
@@ -38,11 +39,12 @@ class Conversations:
     def __init__(self, store: ConversationStore) -> None:
         self._store = store
 
-    async def recall(self, endpoint: Inference, principal: Principal, body: Body, most_bytes: int) -> Recalled:
+    async def recall(self, endpoint: Inference, principal: Principal, body: Body, server: ServerSettings) -> Recalled:
         """The body with the conversation that it continues, as it came where none is kept. Raises 413 where that is
         longer than a body may be, 503 where the store cannot say."""
-        identity = None if endpoint.continues is None else endpoint.continues.continued(body)
-        if endpoint.continues is None or identity is None:
+        continues = endpoint.continues if server.responses_store_seconds else None
+        identity = None if continues is None else continues.continued(body)
+        if continues is None or identity is None:
             return Recalled(body)
         try:
             conversation = await self._store.get(_name(principal, identity))
@@ -53,17 +55,16 @@ class Conversations:
             ) from error
         if conversation is None:
             return Recalled(body)
-        joined = endpoint.continues.joined(body, conversation)
-        if len(joined.raw) > most_bytes:
-            raise request_too_large(
-                f"With the conversation that it continues this call has more than {most_bytes} bytes."
-            )
+        joined = continues.joined(body, conversation)
+        most = server.max_body_bytes
+        if len(joined.raw) > most:
+            raise request_too_large(f"With the conversation that it continues the call has more than {most} bytes.")
         return Recalled(joined, identity)
 
     def watch(self, call: Call, client: Client, keep_s: int) -> None:
-        """Keep the conversation once its answer is whole, where the client wants it kept."""
+        """Keep the conversation for `keep_s` seconds once its answer is whole, where the client lets it be kept."""
         continues = call.endpoint.continues
-        if continues is None or not continues.wants_keeping(call.body):
+        if continues is None or not keep_s or not continues.wants_keeping(call.body):
             return
 
         async def see(message: Message) -> None:

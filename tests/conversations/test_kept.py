@@ -17,12 +17,14 @@ from gateway.core.body import Body
 from gateway.core.errors import GatewayError
 from gateway.core.principal import Principal
 from gateway.endpoints.responses import ENDPOINT
+from gateway.settings.schema import ServerSettings
 from tests.support.calls import ADA, CHAT, a_call
 from tests.support.gateway import free_port
 
 EVE = Principal("k1", "eve@example.com", "research")
 SAID = {"id": "msg_1", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello."}]}
 MOST = 2**20
+SERVER = ServerSettings(responses_store_seconds=60, max_body_bytes=MOST)
 
 
 class Away(MemoryConversations):
@@ -72,7 +74,7 @@ async def answer(
 
 async def recall(conversations: Conversations, principal: Principal = ADA, **members: Any) -> Any:
     body = Body(json.dumps({"model": "m", "input": "And?", "previous_response_id": "resp_r1", **members}).encode())
-    return await conversations.recall(ENDPOINT, principal, body, MOST)
+    return await conversations.recall(ENDPOINT, principal, body, SERVER)
 
 
 @pytest.mark.parametrize("status", ["completed", "incomplete"])
@@ -134,9 +136,10 @@ async def test_what_is_not_kept_stays_for_the_upstream_to_know() -> None:
 async def test_a_body_that_continues_nothing_is_left_alone() -> None:
     conversations = Conversations(Away())
     body = Body(b'{"model":"m","input":"Hi"}')
-    assert await conversations.recall(ENDPOINT, ADA, body, MOST) == (body, None)
+    assert await conversations.recall(ENDPOINT, ADA, body, SERVER) == (body, None)
     chat = Body(b'{"previous_response_id":"resp_r1"}')
-    assert await conversations.recall(CHAT, ADA, chat, MOST) == (chat, None)
+    assert await conversations.recall(CHAT, ADA, chat, SERVER) == (chat, None)
+    assert await conversations.recall(ENDPOINT, ADA, chat, ServerSettings()) == (chat, None)
 
 
 async def test_a_conversation_that_makes_the_body_too_large_is_a_413() -> None:
