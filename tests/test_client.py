@@ -71,3 +71,24 @@ async def test_after_the_last_byte_nobody_watches() -> None:
     assert sent[0]["headers"] == [(b"x", b"y"), (b"content-length", b"4")]
     assert sent[1]["more_body"] is False
     assert len(asyncio.all_tasks()) == 1, "the watch is gone"
+
+
+async def test_a_body_can_be_taken_as_it_arrives() -> None:
+    client, _ = a_client(piece(b"ab"), piece(b""), piece(b"c", more=False))
+    assert [each async for each in client.pieces(3)] == [b"ab", b"", b"c"]
+    small, _ = a_client(piece(b"ab"), piece(b"c"))
+    with pytest.raises(GatewayError) as refused:
+        _ = [each async for each in small.pieces(2)]
+    assert refused.value.status == 413
+    gone, _ = a_client(piece(b"ab"), {"type": "http.disconnect"})
+    with pytest.raises(ClientGone):
+        _ = [each async for each in gone.pieces(2)]
+
+
+async def test_an_answer_that_is_cut_is_not_ended_whatever_the_server() -> None:
+    client, sent = a_client()
+    await client.begin(200, [])
+    await client.write(b"half")
+    client.cut()
+    assert client.failed
+    assert sent[-1]["more_body"], "the server sees an application that ended too early, and closes"

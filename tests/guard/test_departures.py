@@ -158,3 +158,27 @@ async def test_shutdown_closes_idle_connections_at_once_and_busy_ones_after_thei
         assert await busy.rest() == b""
         for peer in (idle, fresh, busy):
             peer.close()
+
+
+async def test_an_answer_that_the_application_cuts_off_cannot_be_taken_for_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        client = scope["extensions"]["aidock.client"]
+        client.on_gone(lambda: told.append("gone"))
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        client.cut()
+
+    async with guarded(app) as guard:
+        peer = await guard.connect()
+        await peer.send(GET)
+        with pytest.raises(EOFError):
+            await peer.reply()
+        await eventually(lambda: not guard.state.connections and not guard.state.tasks)
+        peer.close()
+    assert told == [], "it knows that"
+    assert caplog.records == []

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.upstream import UpstreamFailure
 from tests.support.misbehaving import Expect, Misbehaving, Send, Serve, Stall, chunk, head, ok
-from tests.upstream.calls import body_of, fetch, post
+from tests.upstream.calls import body_of, fetch, post, until
 
 
 async def test_the_request_on_the_wire_is_what_was_asked_and_nothing_more(transport):
@@ -169,3 +169,49 @@ async def test_one_exchange_has_one_reader(transport):
         exchange.close()
         with pytest.raises(UpstreamFailure):
             await reading
+
+
+class Counting:
+    """A body that nobody holds, of `size` bytes; it notes how far it was read."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.read_to = 0
+
+    def __len__(self):
+        return self.size
+
+    def read(self, start, size):
+        end = min(start + size, self.size)
+        self.read_to = max(self.read_to, end)
+        return bytes(end - start)
+
+
+async def test_an_upload_is_read_no_faster_than_the_upstream_takes_it(transport):
+    class Deaf:
+        async def play(self, peer):
+            await asyncio.sleep(30)
+
+    source = Counting(200_000_000)
+    async with Misbehaving([Expect(body=False), Deaf()]) as upstream:
+        request = post(upstream.origin, b"")
+        request.upload = source
+        exchange = transport.exchange(request)
+        starting = asyncio.create_task(exchange.start())
+        await until(lambda: bool(upstream.requests))
+        await asyncio.sleep(0.3)
+        exchange.close()
+        with pytest.raises(UpstreamFailure):
+            await starting
+        assert 0 < source.read_to < 40_000_000, "what sockets hold, and no more"
+        assert b"\r\ncontent-length: 200000000\r\n" in upstream.requests[0]
+
+
+@pytest.mark.parametrize("size", [0, 10, 3_000_001])
+async def test_an_upload_of_any_size_is_sent_in_place_of_the_body(transport, size):
+    async with Misbehaving([Serve(ok())]) as upstream:
+        request = post(upstream.origin, b"")
+        request.upload = Counting(size)
+        assert (await fetch(transport, request))[0] == 200
+        assert upstream.requests[0].endswith(b"\r\n\r\n" + bytes(size))
+        assert b"content-length: %d\r\n" % size in upstream.requests[0]
