@@ -56,7 +56,8 @@ def demand(call: Call) -> Demand:
 
 def _add_units(made: Demand, measure: Measure, call: Call) -> None:
     """Tokens are reckoned with unless the call is known to be sold by the unit alone."""
-    made.unit, made.units, made.likely_units = measure.unit, measure.most, measure.likely
+    made.unit = measure.unit
+    made.expect_units(measure.most, measure.likely)
     if not all(price.sells_only(measure.unit) for price in _prices(call)):
         made.prompt_tokens += measure.prompt
         made.likely_prompt += measure.prompt * measure.likely // measure.most if measure.most else 0
@@ -66,13 +67,16 @@ def _add_units(made: Demand, measure: Measure, call: Call) -> None:
 def assumed(call: Call, prompt_tokens: int, output_cap: int | None) -> Demand:
     """The demand of a call that nobody has written yet."""
     prompt = min(prompt_tokens, _widest_window(call) or prompt_tokens)
-    return Demand(
+    made = Demand(
         prompt_tokens=prompt,
         likely_prompt=prompt,
         requested_cap=output_cap,
         output_cap=output_cap,
         price=_dearest(call),
     )
+    if call.endpoint.measure is not None:
+        _add_units(made, call.endpoint.measure(call.body), call)
+    return made
 
 
 def _prompt(call: Call) -> tuple[int, int]:

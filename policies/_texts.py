@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gateway.core.body import Body
-
 if TYPE_CHECKING:
     from gateway.core.call import Call
 
@@ -49,7 +47,7 @@ def rewrite(call: Call, change: Callable[[str], str]) -> None:
         if told is not value:
             changed[name] = told
     if changed:
-        call.replace_body(Body(call.body.with_members(changed)))
+        call.replace_body(call.body.changed(changed))
 
 
 def _changed(value: Any, change: Callable[[str], str]) -> Any:

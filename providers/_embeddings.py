@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gateway.core.body import DecodeError, encode, raw_items
+from gateway.core.body import DecodeError, decode, encode, raw_items, raw_members
 from gateway.core.errors import invalid_request
 from providers._chat import refuse
 from providers._errors import unreadable
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from gateway.core.deployment import Target
     from gateway.core.usage import Usage
 
+_BEGINNING = 4096
+_LIST = re.compile(rb'\[\s*\{[^[\]]*"embedding"\s*:\s*\[').match
+"""The beginning of embeddings that are lists of numbers."""
 _KNOWN = frozenset({"model", "input", "dimensions", "encoding_format", "user"})
 
 
@@ -84,6 +88,17 @@ def written_embeddings(vectors: object, call: Call, usage: Usage | None, target:
     if usage is not None:
         document["usage"] = {"prompt_tokens": usage.prompt, "total_tokens": usage.total}
     return WrittenEmbeddings(encode(document), usage)
+
+
+def as_asked(body: bytes, members: Mapping[str, bytes], call: Call, target: Target) -> bytes:
+    """An answer of OpenAI's own shape, its vectors in base64 where the client asked for that and the upstream took no
+    notice. Raises `DecodeError` for one of another shape."""
+    wanted = bytes(call.body.members.get("encoding_format", b""))
+    if wanted != b'"base64"' or not _LIST(bytes(members.get("data", b""))[:_BEGINNING]):
+        return body
+    data = [dict(raw_members(item)) for item in raw_items(members["data"])]
+    written: list[Any] = [{**item, "embedding": _as_base64(decode(item["embedding"]), target)} for item in data]
+    return encode({**members, "data": written})
 
 
 def _encoding(call: Call) -> str:

@@ -12,6 +12,7 @@ from providers._address import json_headers, origin, path_below
 from providers._chat import read_chat
 from providers._cohere_answer import CohereStream, written_answer
 from providers._cohere_request import chat_body
+from providers._cohere_rerank import rerank_body, with_documents
 from providers._embeddings import read_embeddings, written_embeddings
 from providers._errors import answered_error, unreadable
 from providers._media import read_media
@@ -59,7 +60,7 @@ class Cohere:
             case "embeddings":
                 return _embeddings(document, call, target)
             case "rerank":
-                return read_media(call, target, body)  # the endpoint's words are Cohere's own
+                return read_media(call, target, with_documents(body, document, call, target))
         return written_answer(document, call, target)
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
@@ -82,7 +83,7 @@ def _body(call: Call, target: Target) -> dict[str, Any]:
         case "chat/completions":
             return chat_body(read_chat(call), call, target)
         case "rerank":
-            return _rerank_body(call, target)
+            return rerank_body(call, target)
     wanted = read_embeddings(call)
     body = {
         "model": target.upstream_model,
@@ -92,14 +93,6 @@ def _body(call: Call, target: Target) -> dict[str, Any]:
         "output_dimension": wanted.dimensions,
         "truncate": wanted.others.get("truncate"),
     }
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def _rerank_body(call: Call, target: Target) -> dict[str, Any]:
-    """Documents are texts there; an object's `text` is meant."""
-    documents = [d["text"] if isinstance(d, dict) and "text" in d else d for d in call.body.value("documents")]
-    body = {name: call.body.value(name) for name in ("query", "top_n", "max_tokens_per_doc", "priority")}
-    body |= {"model": target.upstream_model, "documents": documents}
     return {name: value for name, value in body.items() if value is not None}
 
 

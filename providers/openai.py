@@ -17,6 +17,7 @@ from gateway.core.headers import safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
 from providers._address import json_headers, origin, path_below
 from providers._caps import CapNames, cap_names, write_cap
+from providers._embeddings import as_asked
 from providers._errors import answered_error, reported_error, unreadable
 from providers._media import passing, read_media
 from providers._passing import is_error
@@ -130,6 +131,8 @@ class OpenAI:
             if is_error(members):
                 raise reported_error(decode(body), target)
             report = decode(members["usage"]) if "usage" in members else None
+            if call.endpoint.operation == "embeddings":
+                body = as_asked(body, members, call, target)
         except DecodeError as error:
             raise unreadable(target) from error
         return OpenAIAnswer(body, read_usage(report, generates=bool(call.endpoint.caps)), members.get("choices"))

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.call import Demand
 from gateway.core.deployment import Route
+from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError
-from gateway.core.money import Price
+from gateway.core.money import Price, PriceSchedule
+from gateway.endpoints import audio_speech, audio_transcriptions, images_generations, rerank
 from tests.support.calls import CHAT, COMPLETIONS, EMBEDDINGS, a_call, a_model, a_route, a_target, priced
 
 IMAGE = "data:image/png;base64," + "A" * 300_000
@@ -221,3 +224,62 @@ def test_the_guess_is_within_the_bound_and_never_nothing() -> None:
     call = a_call(chat("x" * 4_000))
     assert 1_000 <= call.demand.likely_prompt <= call.demand.prompt_tokens // 2
     assert a_call({"model": "m", "prompt": ""}, endpoint=COMPLETIONS).demand.likely_prompt == 1
+
+
+SOLD_BY_IMAGE = PriceSchedule(((0.0, Price(version="p1", per_image=40_000_000_000)),))
+SOLD_BY_TOKEN = priced(5_000_000, 40_000_000)
+
+
+def bound(endpoint: Inference, body: dict[str, Any], *prices: PriceSchedule) -> Demand:
+    targets = [a_target(a_model(prices=each)) for each in prices or (SOLD_BY_TOKEN,)]
+    return a_call({"model": "m", **body}, endpoint=endpoint, route=a_route(*targets)).demand
+
+
+def test_images_that_are_sold_by_the_image_are_held_to_the_micro_dollar() -> None:
+    demand = bound(images_generations.ENDPOINT, {"prompt": "x", "n": 3}, SOLD_BY_IMAGE)
+    assert (demand.unit, demand.units, demand.amounts["cost"]) == ("image", 3, 120_000)
+    assert demand.amounts["tokens"] < 100, "no token of them is counted"
+
+
+def test_images_that_may_be_sold_by_the_token_are_held_with_all_they_may_take() -> None:
+    demand = bound(images_generations.ENDPOINT, {"prompt": "x", "n": 2, "partial_images": 3})
+    assert demand.amounts["tokens"] >= 2 * (8_320 + 300)
+    assert demand.amounts["cost"] >= 2 * 8_320 * 40
+    mixed = bound(images_generations.ENDPOINT, {"prompt": "x"}, SOLD_BY_IMAGE, SOLD_BY_TOKEN)
+    assert mixed.amounts["cost"] >= 40_000 + 8_320 * 40, "whichever of its targets the call goes to"
+
+
+def test_speech_is_held_by_its_characters_and_rankings_by_their_searches() -> None:
+    assert bound(audio_speech.ENDPOINT, {"input": "Füße"}).units == 4
+    documents = ["x"] * 250
+    demand = bound(rerank.ENDPOINT, {"query": "q", "documents": documents})
+    assert (demand.unit, demand.units, demand.likely_units) == ("search", 3, 3)
+    long = bound(rerank.ENDPOINT, {"query": "q", "documents": ["x" * 5_000] * 60})
+    assert (long.units, long.likely_units) == (7, 1), "long documents may count as several"
+    assert long.prompt_tokens >= 60 * 5_001
+
+
+def test_sound_is_held_by_its_own_length_where_that_is_known_else_by_the_least_it_can_be_made_of() -> None:
+    ears = audio_transcriptions.ENDPOINT
+    known = bound(ears, {"file": {"bytes": 1_000_000, "seconds": 31}})
+    assert (known.units, known.likely_units) == (31, 31)
+    guessed = bound(ears, {"file": {"bytes": 1_000_000, "seconds": None}})
+    assert (guessed.units, guessed.likely_units) == (2_000, 63)
+    assert bound(ears, {"file": "nonsense"}).units == 1
+
+
+def test_a_body_that_is_replaced_is_measured_anew() -> None:
+    call = a_call({"model": "m", "input": "four"}, endpoint=audio_speech.ENDPOINT)
+    assert call.demand.amounts["requests"] == 1
+    call.replace_body(call.body.changed({"input": "longer than that"}))
+    assert (call.demand.units, call.demand.likely_units) == (16, 16)
+
+
+def test_who_is_content_with_what_is_likely_holds_the_likely_units() -> None:
+    demand = bound(audio_transcriptions.ENDPOINT, {"file": {"bytes": 1_000_000}}, PER_MINUTE)
+    assert demand.amounts["cost"] == 200_000
+    demand.reserve_likely(1.5, 0)
+    assert demand.amounts["cost"] == 9_500, "95 seconds instead of 2,000"
+
+
+PER_MINUTE = PriceSchedule(((0.0, Price(per_minute=6_000_000_000)),))

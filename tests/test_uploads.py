@@ -230,3 +230,12 @@ async def test_a_field_that_is_no_flag_stays_a_text() -> None:
     with pytest.raises(GatewayError, match="'stream' must be true or false"):
         form.flag("stream")
     form.close()
+
+
+async def test_fields_can_be_replaced_and_the_file_stays() -> None:
+    form = await received(WHOLE)
+    changed = form.changed({"prompt": "[NAME_1]", "file": "ignored", "none": "ignored"})
+    assert changed.text("prompt") == "[NAME_1]"
+    assert changed.value("file") == form.value("file")
+    assert rewritten(changed) == rewritten(form).replace("Füße".encode(), b"[NAME_1]")
+    form.close()

@@ -143,6 +143,10 @@ class Body:
             raise invalid_request(f"'{name}' must be an integer from {least} to {most}.", param=name)
         return value
 
+    def changed(self, changes: Mapping[str, Any]) -> Body:
+        """The body with some members set, whatever it came as."""
+        return Body(self.with_members(changes))
+
     def with_members(self, changes: Mapping[str, Any]) -> bytes:
         """The body as bytes with some members set; a change to None removes the member."""
         members: dict[str, Any] = dict(self.members)

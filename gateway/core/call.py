@@ -61,6 +61,11 @@ class Demand:
             self.prompt_tokens += more
             self._amounts = None
 
+    def expect_units(self, most: int, likely: int) -> None:
+        """Reckon with so many units."""
+        self.units, self.likely_units = most, likely
+        self._amounts = None
+
     def rely_on_cap(self) -> None:
         """What is held leans on the cap: no upstream may be asked in a way in which it might not keep to it."""
         self.relies = True
@@ -135,3 +140,6 @@ class Call:
         """Make the call with another body. Each byte more may be a token more."""
         self.demand.expect_prompt(len(body.raw) - len(self.body.raw))
         self.body = body
+        if self.endpoint.measure is not None:
+            measure = self.endpoint.measure(body)
+            self.demand.expect_units(measure.most, measure.likely)

@@ -6,7 +6,7 @@ On the way to an upstream the parts are written again as they came, but for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from gateway.core.body import Body, encode
@@ -52,6 +52,17 @@ class Form(Body):
     @property
     def content_type(self) -> bytes:
         return b"multipart/form-data; boundary=" + self._boundary
+
+    def changed(self, changes: Mapping[str, Any]) -> Form:
+        """The form with other texts in some of its fields. The file is this form's, and so is its closing."""
+        parts: list[Field | File] = []
+        for part in self._parts:
+            told = changes.get(part.name)
+            if isinstance(part, Field) and isinstance(told, str):
+                parts.append(part._replace(value=told.encode("utf-8", "replace")))
+            else:
+                parts.append(part)
+        return Form(parts, self._boundary)
 
     def written(self, model: str) -> WrittenForm:
         """The body for an upstream that knows the model by another name. To be used until the form is closed."""

@@ -120,15 +120,6 @@ def test_embeddings(client: OpenAI) -> None:
     assert answer.usage.prompt_tokens == 4
 
 
-async def test_reranking_is_charged_by_the_search(gateway: Gateway) -> None:
-    answer = await gateway.ask("/v1/rerank", {"model": "reranker", "query": "q", "documents": ["a", {"text": "b"}]})
-    assert [result["index"] for result in answer.json()["results"]] == [0, 1]
-    request_id = answer.headers["x-request-id"]
-    await until(lambda: bool(gateway.rows("request_id = ?", request_id)), 10)
-    (row,) = gateway.rows("request_id = ?", request_id)
-    assert (row["unit"], row["units"], row["cost_microusd"]) == ("search", 1, 2000)
-
-
 async def test_a_client_that_leaves_lets_the_upstream_go(gateway: Gateway, upstream: Served) -> None:
     async with (
         gateway.client() as client,
@@ -142,3 +133,23 @@ async def test_a_client_that_leaves_lets_the_upstream_go(gateway: Gateway, upstr
     await until(lambda: bool(gateway.rows("request_id = ?", request_id)), 10)
     (row,) = gateway.rows("request_id = ?", request_id)
     assert (row["kind"], row["outcome"], row["usage_source"]) == ("charge", "client_gone", "estimated")
+
+
+async def test_documents_are_ranked_and_come_back_where_they_are_wanted(gateway: Gateway, upstream: Served) -> None:
+    documents = ["boats", {"text": "red boats", "title": "x"}, "a"]
+    body = {"model": "reranker", "query": "red", "documents": documents, "top_n": 2, "return_documents": True}
+    answer = await gateway.ask("/v1/rerank", body)
+    assert [(result["index"], result["document"]) for result in answer.json()["results"]] == [
+        (1, {"text": "red boats"}),
+        (0, {"text": "boats"}),
+    ]
+    assert upstream.last.json == {
+        "model": "reranker",
+        "query": "red",
+        "documents": ["boats", "red boats", "a"],
+        "top_n": 2,
+    }
+    row = await gateway.row(answer.headers["x-request-id"])
+    assert (row["units"], row["unit"], row["cost_microusd"], row["usage_source"]) == (1, "search", 2_000, "upstream")
+    wrong = await gateway.ask("/v1/rerank", {**body, "documents": [7]})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "documents")

@@ -8,6 +8,7 @@ import pytest
 from gateway.core.errors import GatewayError
 from gateway.core.usage import Usage
 from providers._embeddings import read_embeddings, written_embeddings
+from providers.openai import PROVIDER as OPENAI
 from tests.providers.calls import EMBEDDINGS, a_call, a_target
 
 HUGE = 1e39
@@ -101,3 +102,45 @@ def test_a_number_that_base64_cannot_hold_is_a_502() -> None:
     assert written([[HUGE]], "a")["data"][0]["embedding"] == [HUGE]
     with pytest.raises(GatewayError, match="cannot be read"):
         written([[HUGE]], "a", encoding_format="base64")
+
+
+def passed_on(body: Any, **members: Any) -> bytes:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return OPENAI.answer(asked(["a", "b"], **members), a_target(), raw).body
+
+
+PLAIN = {
+    "object": "list",
+    "data": [{"object": "embedding", "index": 1, "embedding": [0.5]}, {"index": 0, "embedding": [1, 2.5]}],
+    "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    "extra": [1],
+}
+
+
+def test_an_upstream_that_takes_no_notice_of_base64_is_put_right() -> None:
+    told = json.loads(passed_on(PLAIN, encoding_format="base64"))
+    first, second = told.pop("data")
+    assert first == {"object": "embedding", "index": 1, "embedding": base64.b64encode(struct.pack("<f", 0.5)).decode()}
+    assert base64.b64decode(second["embedding"]) == struct.pack("<ff", 1, 2.5)
+    assert told == {name: value for name, value in PLAIN.items() if name != "data"}
+
+
+@pytest.mark.parametrize("members", [{}, {"encoding_format": "float"}, {"encoding_format": None}])
+def test_floats_that_were_asked_for_pass_to_the_byte(members: dict[str, Any]) -> None:
+    raw = json.dumps(PLAIN, indent=2).encode()
+    assert passed_on(raw, **members) == raw
+
+
+def test_base64_that_came_as_base64_passes_to_the_byte() -> None:
+    raw = b'{"data": [ {"embedding": "AAAAPw==", "index": 0} ] }'
+    assert passed_on(raw, encoding_format="base64") == raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b'{"data": [{"embedding": [1e39]}]}', b'{"data": [{"embedding": ["x"]}]}', b'{"data": [{"embedding": [1]}, 7]}'],
+)
+def test_floats_that_base64_cannot_hold_are_a_502(raw: bytes) -> None:
+    with pytest.raises(GatewayError) as broken:
+        passed_on(raw, encoding_format="base64")
+    assert broken.value.status == 502

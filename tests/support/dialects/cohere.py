@@ -54,8 +54,7 @@ def cohere(asked: Asked) -> Iterable[Step]:
     if asked.path == "/v2/embed":
         return whole(200, _embedded(asked.json))
     if asked.path == "/v2/rerank":
-        results = [{"index": i, "relevance_score": 1 / (i + 1)} for i in range(len(asked.json["documents"]))]
-        return whole(200, {"id": "r", "results": results, "meta": {"billed_units": {"search_units": 1.0}}})
+        return whole(*_ranked(asked.json))
     if asked.path != "/v2/chat" or asked.json.keys() - _MEMBERS:
         return whole(422, {"id": "1", "message": f"unknown field in {sorted(asked.json)}"})
     body = asked.json
@@ -67,6 +66,19 @@ def cohere(asked: Asked) -> Iterable[Step]:
     if body["stream"]:
         return streamed(_events(word, text, body))
     return whole(200, _answer(word, text, body))
+
+
+def _ranked(body: dict[str, Any]) -> tuple[int, Any]:
+    """The longest first. v2 takes nothing but texts."""
+    documents = body["documents"]
+    if body.keys() - {"model", "query", "documents", "top_n", "max_tokens_per_doc", "priority"}:
+        return 422, {"id": "1", "message": "unknown field"}
+    if not all(isinstance(document, str) for document in documents):
+        return 400, {"id": "1", "message": "documents must be strings"}
+    best = sorted(range(len(documents)), key=lambda index: -len(documents[index]))[: body.get("top_n")]
+    results = [{"index": index, "relevance_score": len(documents[index]) / 100} for index in best]
+    meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+    return 200, {"id": "r1", "results": results, "meta": meta}
 
 
 def _answer(word: str, text: str, body: dict[str, Any]) -> dict[str, Any]:
