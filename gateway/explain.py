@@ -188,12 +188,14 @@ async def _levels(policies: Sequence[Policy], call: Call, counters: Counters) ->
 
 def _demand(call: Call) -> dict[str, Any]:
     amounts = call.demand.amounts
+    measured = {} if call.demand.unit is None else {"units": call.demand.units, "unit": call.demand.unit}
     return {
         "prompt_tokens": call.demand.prompt_tokens,
         "output_cap": call.demand.output_cap,
         "choices": call.demand.choices,
         "tokens": amounts["tokens"],
         "cost_usd": in_units("cost", amounts["cost"]),
+        **measured,
     }
 
 

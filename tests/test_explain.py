@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import GatewayError, invalid_api_key
 from gateway.core.limits import Actual, Claim, LimitSet
+from gateway.core.money import Price, PriceSchedule
 from gateway.core.ports import StoreUnavailable
 from gateway.core.principal import Principal
+from gateway.endpoints import images_generations
 from gateway.explain import Question, explain
 from gateway.identity import callers
 from gateway.identity.callers import Asked
@@ -269,3 +272,16 @@ async def test_a_key_of_somebody_else_and_an_unknown_user_are_not_found(database
         await about(database, "eve@example.com", key)
     with pytest.raises(NotFound, match=r"no user 'ad@example.com'. Did you mean 'ada@example.com'"):
         await about(database, "ad@example.com")
+
+
+@pytest.mark.parametrize(("body", "images"), [(None, 1), (b'{"prompt": "A boat", "n": 3}', 3)])
+async def test_what_is_measured_in_units_is_told_in_units(tmp_path: Path, body: bytes | None, images: int) -> None:
+    sold = PriceSchedule(((0.0, Price(version="p1", per_image=40_000_000_000)),))
+    limits = LimitSet(quota=(a_limit("cost", 100_000, "day"),))
+    stage = Stage(tmp_path, route=a_route(a_target(a_model(prices=sold))), limits=limits)
+    endpoint = replace(images_generations.ENDPOINT, operation="embeddings")  # which the stage's provider serves
+    answer = await asked(stage, Question("m", endpoint, body))
+    demand = answer["demand"]
+    assert (demand["units"], demand["unit"], demand["cost_usd"]) == (images, "image", images * 0.04)
+    assert answer["decision"]["allowed"] is (images < 3), "a budget of ten cents"
+    await stage.close()

@@ -239,3 +239,47 @@ async def test_fields_can_be_replaced_and_the_file_stays() -> None:
     assert changed.value("file") == form.value("file")
     assert rewritten(changed) == rewritten(form).replace("Füße".encode(), b"[NAME_1]")
     form.close()
+
+
+pieces_of_forms = st.sampled_from(
+    [
+        b"--" + BOUNDARY,
+        b"--" + BOUNDARY + b"--",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"--",
+        b"Content-Disposition: form-data",
+        b'; name="model"',
+        b'; name="file"; filename="x"',
+        b"; filename*=UTF-8''%ff",
+        b"Content-Type: ",
+        b": ",
+        b"\0\xff",
+        b"ears",
+    ]
+)
+
+
+@given(st.lists(pieces_of_forms | st.binary(max_size=8), max_size=30), st.integers(1, 9))
+async def test_anything_at_all_is_a_form_or_a_400(parts: list[bytes], size: int) -> None:
+    sent = b"".join(parts)
+    try:
+        form = await received(*[sent[at : at + size] for at in range(0, len(sent), size)])
+    except GatewayError as error:
+        if error.status != 400:
+            raise
+    else:
+        assert len(rewritten(form)) == len(form.written("theirs"))
+        form.close()
+
+
+@given(st.binary(max_size=200))
+async def test_any_content_type_at_all_is_a_boundary_or_a_400(content_type: bytes) -> None:
+    for value in (
+        content_type,
+        b"multipart/form-data; boundary=" + content_type,
+        b"multipart/form-data;" + content_type,
+    ):
+        error = await refused(b"--", content_type=value)
+        assert error.status == 400
