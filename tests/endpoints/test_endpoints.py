@@ -145,9 +145,9 @@ def test_metrics_are_prometheus_text() -> None:
 def test_an_inference_endpoint_bounds_what_it_reserves(endpoint: Inference) -> None:
     assert endpoint.method == "POST"
     assert endpoint.prompt
-    assert endpoint.media or set(endpoint.required) <= set(endpoint.prompt), "what is required is part of the prompt"
+    assert endpoint.form or set(endpoint.required) <= set(endpoint.prompt), "what is required is part of the prompt"
     assert endpoint.operation == endpoint.path.removeprefix("/v1/")
-    assert endpoint.media or bool(endpoint.caps) == endpoint.streams, "what generates can be capped"
+    assert endpoint.measure or bool(endpoint.caps) == endpoint.streams, "what generates can be capped, or is measured"
     assert not isinstance(endpoint, Probe)
 
 

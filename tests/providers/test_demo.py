@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import math
 import struct
 import time
+import wave
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,8 +21,12 @@ from gateway.core.headers import first
 from gateway.core.ports import Provider
 from gateway.core.upstream import Exchange, Transport, UpstreamFailure, UpstreamRequest
 from gateway.core.usage import Usage
+from gateway.endpoints import audio_speech, audio_transcriptions, images_generations, moderations, rerank
 from providers.demo import PROVIDER
 from tests.providers.calls import CHAT, COMPLETIONS, EMBEDDINGS, a_call, a_target
+
+IMAGES, SPEECH = images_generations.ENDPOINT, audio_speech.ENDPOINT
+HEARING, MODERATIONS, RERANK = audio_transcriptions.ENDPOINT, moderations.ENDPOINT, rerank.ENDPOINT
 
 TOOL = {
     "type": "function",
@@ -342,7 +348,7 @@ async def test_bad_embedding_requests_are_refused(body: dict[str, Any]) -> None:
 
 async def test_other_operations_do_not_exist() -> None:
     request = request_for(chat("x"))
-    request.target = b"/images/generations"
+    request.target = b"/images/variations"
     exchange = PROVIDER.exchange(request)
     await exchange.start()
     assert exchange.status == 404
@@ -429,3 +435,77 @@ async def test_a_cancelled_wait_leaves_no_timer_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert exchange._sleeper is None
+
+
+async def fetched(endpoint: Inference, **body: Any) -> tuple[int, bytes]:
+    """What comes back on an endpoint for other things than texts."""
+    exchange = PROVIDER.exchange(request_for({"model": "demo", **body}, endpoint=endpoint))
+    await exchange.start()
+    return exchange.status, await read_all(exchange)
+
+
+async def test_the_same_prompt_gives_the_same_picture_and_another_another() -> None:
+    async def pictures(prompt: str) -> list[str]:
+        _, raw = await fetched(IMAGES, prompt=prompt, n=2)
+        return [each["b64_json"] for each in json.loads(raw)["data"]]
+
+    one, same, other = [await pictures(prompt) for prompt in ("boat", "boat", "tree")]
+    assert one == same
+    assert len({*one, *other}) == 4
+
+
+async def test_speech_is_a_sound_of_the_length_of_its_text() -> None:
+    _, raw = await fetched(SPEECH, input="Good evening")
+    with wave.open(io.BytesIO(raw)) as sound:
+        assert (sound.getframerate(), sound.getnframes()) == (8_000, 12 * 400)
+        assert len(set(sound.readframes(400))) > 20, "a tone"
+    _, plain = await fetched(SPEECH, input="Good evening", response_format="pcm")
+    assert raw.endswith(plain)
+    assert len(plain) == 12 * 400
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        (IMAGES, {"prompt": "/error 429 x"}),
+        (SPEECH, {"input": "/error 429 x"}),
+        (HEARING, {"prompt": "/error 429", "file": {"bytes": 1}}),
+        (MODERATIONS, {"input": "/error 429 x"}),
+        (RERANK, {"query": "/error 429 x", "documents": ["a"]}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Inference) else "",
+)
+async def test_every_endpoint_obeys_commands(endpoint: Inference, body: dict[str, Any]) -> None:
+    assert (await fetched(endpoint, **body))[0] == 429
+
+
+async def test_a_sound_breaks_off_or_falls_silent_where_it_is_told_to() -> None:
+    broken = PROVIDER.exchange(request_for({"model": "demo", "input": "/cut 2 x y z"}, endpoint=SPEECH))
+    await broken.start()
+    assert len([await broken.read() for _ in range(2)]) == 2
+    with pytest.raises(UpstreamFailure) as cut:
+        await broken.read()
+    assert cut.value.kind == "cut"
+    silent = request_for({"model": "demo", "input": "/stall 1 x y z"}, endpoint=SPEECH, deadlines=Deadlines(idle=0.05))
+    exchange = PROVIDER.exchange(silent)
+    await exchange.start()
+    await exchange.read()
+    with pytest.raises(UpstreamFailure) as stalled:
+        await exchange.read()
+    assert stalled.value.kind == "idle_timeout"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        (IMAGES, {"prompt": "x", "n": 11}),
+        (SPEECH, {"input": "x", "response_format": "mp3"}),
+        (HEARING, {"file": "x"}),
+        (HEARING, {"file": {"bytes": 1}, "response_format": "docx"}),
+        (MODERATIONS, {"input": [7]}),
+        (RERANK, {"query": "", "documents": ["a"]}),
+        (RERANK, {"query": "a", "documents": []}),
+    ],
+)
+async def test_what_makes_no_sense_to_an_endpoint_is_refused(endpoint: Inference, body: dict[str, Any]) -> None:
+    assert (await fetched(endpoint, **body))[0] == 400
