@@ -182,7 +182,8 @@ def _choice(generation: _Generation, index: int, deltas: list[_Delta], finish: s
     if not generation.chat:
         text = "".join(delta["text"] for delta in deltas)
         return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
-    message: dict[str, Any] = {"role": "assistant", "content": "".join(delta.get("content", "") for delta in deltas)}
+    content = "".join(delta.get("content", "") for delta in deltas)
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
     if calls:
         arguments = "".join(call["function"]["arguments"] for call in calls)

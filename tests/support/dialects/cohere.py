@@ -52,9 +52,11 @@ def cohere(asked: Asked) -> Iterable[Step]:
     if asked.headers.get("authorization") != f"Bearer {KEY}":
         return whole(401, {"id": "1", "message": "invalid api token"})
     if asked.path == "/v2/embed":
-        return whole(200, _embedded(asked.json))
+        word = asked.json["texts"][0]
+        return _refusal(word) if word.isdigit() else whole(200, _embedded(asked.json))
     if asked.path == "/v2/rerank":
-        return whole(*_ranked(asked.json))
+        word = asked.json["query"]
+        return _refusal(word) if word.isdigit() else whole(*_ranked(asked.json))
     if asked.path != "/v2/chat" or asked.json.keys() - _MEMBERS:
         return whole(422, {"id": "1", "message": f"unknown field in {sorted(asked.json)}"})
     body = asked.json
@@ -62,7 +64,7 @@ def cohere(asked: Asked) -> Iterable[Step]:
     text = last["content"] if isinstance(last["content"], str) else last["content"][0]["text"]
     word = text.split()[0]
     if word.isdigit():
-        return whole(int(word), {"id": "1", "message": f"refused with {word}"})
+        return _refusal(word)
     if body["stream"]:
         return streamed(_events(word, text, body))
     return whole(200, _answer(word, text, body))
@@ -79,6 +81,10 @@ def _ranked(body: dict[str, Any]) -> tuple[int, Any]:
     results = [{"index": index, "relevance_score": len(documents[index]) / 100} for index in best]
     meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
     return 200, {"id": "r1", "results": results, "meta": meta}
+
+
+def _refusal(word: str) -> Iterable[Step]:
+    return whole(int(word), {"id": "1", "message": f"refused with {word}"})
 
 
 def _answer(word: str, text: str, body: dict[str, Any]) -> dict[str, Any]:
