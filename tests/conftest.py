@@ -12,7 +12,7 @@ import pytest
 from tests.support.alone import room
 from tests.support.postgres_server import PostgresServer, postgres_server
 
-_LONG = ("faults", "docs", "e2e", "cli", "quotas", "storage")
+_LONG = ("faults", "clients", "docs", "e2e", "cli", "quotas", "storage")
 """Rooms with files that take long. They are begun first, so that no worker is left with one at the end."""
 _MOST_WORKERS = 4
 
