@@ -75,7 +75,7 @@ def images(body: Body, prompt: str, count: int, created: int) -> Iterator[bytes]
 
 def image_events(body: Body, prompt: str, count: int, created: int) -> Iterator[bytes]:
     """The pictures as they become clearer."""
-    common = {"created_at": created, "size": f"{_SIDE}x{_SIDE}", "output_format": "png", "background": "opaque"}
+    common = {"created_at": created, "size": "auto", "output_format": "png", "background": "opaque"}
     for number in range(count):
         picture = {"b64_json": base64.b64encode(image(prompt, number)).decode(), "quality": "low", **common}
         for index in range(body.count("partial_images", most=3) or 0):
@@ -157,8 +157,7 @@ def transcript_events(body: Body) -> Iterator[bytes]:
     text = transcript(body)
     for piece in model.pieces(text):
         yield _event("transcript.text.delta", delta=piece)
-    usage = {"type": "duration", "seconds": seconds(body)}
-    yield _event("transcript.text.done", text=text, usage=usage)
+    yield _event("transcript.text.done", text=text)  # streamed, usage is in tokens or not at all
 
 
 def moderation(body: Body, identity: str, name: str) -> bytes:

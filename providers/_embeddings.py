@@ -75,18 +75,19 @@ def written_embeddings(vectors: object, call: Call, usage: Usage | None, target:
     """The answer that holds `vectors`, a list of lists of numbers as the upstream gave them, in the order of the call's
     inputs and in the encoding it asks for. Raises a 502 where they are not one vector for every input.
 
-    A client that asked for base64 reads floats as if they were that, without an error, so it always gets base64.
+    A client that asked for base64 reads floats as if they were that, without an error, so it always gets base64. And it
+    always gets usage, which OpenAI promises; what the upstream did not tell is what the ledger reckons.
     """
     if not isinstance(vectors, list) or len(vectors) != _count(call):
         raise unreadable(target)
     written = [_as_base64(v, target) for v in vectors] if _encoding(call) == "base64" else _checked(vectors, target)
+    tokens = call.demand.likely_prompt if usage is None else usage.total
     document: dict[str, Any] = {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": it} for index, it in enumerate(written)],
         "model": target.upstream_model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    if usage is not None:
-        document["usage"] = {"prompt_tokens": usage.prompt, "total_tokens": usage.total}
     return WrittenEmbeddings(encode(document), usage)
 
 

@@ -44,12 +44,12 @@ const deeds = {
   },
 
   async tool() {
-    const asked = { model, messages, tools: [weather], tool_choice: "required", ...more };
+    const asked = { model, messages, tools: [weather], ...more };
     return spoken((await client.chat.completions.create(asked)).choices[0]);
   },
 
   async tool_assembled() {
-    const asked = { model, messages, tools: [weather], tool_choice: "required", ...more };
+    const asked = { model, messages, tools: [weather], ...more };
     return spoken((await client.chat.completions.stream(asked).finalChatCompletion()).choices[0]);
   },
 
@@ -129,7 +129,7 @@ const deeds = {
 
   async response_tool() {
     const tools = [{ type: "function", strict: false, ...weather.function }];
-    const answer = await client.responses.create({ model, input: words, tools, tool_choice: "required", ...more });
+    const answer = await client.responses.create({ model, input: words, tools, ...more });
     const called = answer.output.filter((item) => item.type === "function_call");
     return called.map((item) => ({ name: item.name, arguments: JSON.parse(item.arguments) }));
   },

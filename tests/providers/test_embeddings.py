@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.call import Demand
 from gateway.core.errors import GatewayError
 from gateway.core.usage import Usage
 from providers._embeddings import read_embeddings, written_embeddings
@@ -81,10 +82,11 @@ def test_base64_is_little_endian_float32() -> None:
     assert packed[:4] == b"\x00\x00\x80\x3f"
 
 
-def test_usage_that_nobody_told_is_absent() -> None:
-    answer = written_embeddings([[1.0]], asked("a"), None, a_target())
+def test_usage_that_nobody_told_is_told_as_the_ledger_reckons_it() -> None:
+    call = a_call({"model": "gpt-x", "input": "a"}, endpoint=EMBEDDINGS, demand=Demand(likely_prompt=7))
+    answer = written_embeddings([[1.0]], call, None, a_target())
     assert answer.usage is None
-    assert "usage" not in json.loads(answer.body)
+    assert json.loads(answer.body)["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
     assert answer.produced() == 0
 
 

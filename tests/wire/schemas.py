@@ -29,11 +29,14 @@ class Published:
         self._schemas = _as_json_schema(document["components"]["schemas"])
         self._validators: dict[str, jsonschema_rs.Draft202012Validator] = {}
 
-    def schema_of(self, path: str, content_type: str, method: str = "post") -> str:
-        """The name of the schema of a path's answers."""
-        content = self.paths[path][method]["responses"]["200"]["content"]
-        reference: str = content[content_type]["schema"]["$ref"]
-        return reference.rpartition("/")[2]
+    def schema_of(self, path: str, content_type: str = "application/json") -> str:
+        """The name of the schema of what a POST there is answered with."""
+        schema = self.paths[path]["post"]["responses"]["200"]["content"][content_type]["schema"]
+        if "$ref" in schema:
+            return str(schema["$ref"]).rpartition("/")[2]
+        name = f"{path.strip('/').replace('/', '.')}.answer"
+        self._schemas.setdefault(name, _as_json_schema(schema))
+        return name
 
     def check(self, name: str, document: Any) -> None:
         """Raises `AssertionError` naming every place where a document is not what was published."""
@@ -69,6 +72,12 @@ def openai() -> Published:
 def anthropic() -> Published:
     """Anthropic's document."""
     return Published("anthropic")
+
+
+@cache
+def cohere() -> Published:
+    """Cohere's document, which has what OpenAI's has not: reranking."""
+    return Published("cohere")
 
 
 def text_completion_chunk() -> str:

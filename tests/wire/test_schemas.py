@@ -47,7 +47,16 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 async def ask(gateway: Gateway, endpoint: str, deed: Deed, upstream: str, **members: Any) -> httpx.Response:
     body = FORMS[endpoint].body(deed, UPSTREAMS[upstream].words[deed])
-    return await gateway.ask(ENDPOINTS[endpoint].path, {"model": upstream, **body, **members})
+    return await send(gateway, endpoint, {"model": upstream, **body, **members})
+
+
+async def send(gateway: Gateway, endpoint: str, body: dict[str, Any], key: str | None = None) -> httpx.Response:
+    path = ENDPOINTS[endpoint].path
+    if not FORMS[endpoint].file:
+        return await gateway.ask(path, body, key=key)
+    told = {name: json.dumps(value) if isinstance(value, bool) else value for name, value in body.items()}
+    async with gateway.client(key) as client:
+        return await client.post(path, data=told, files={"file": ("a.wav", b"RIFF" + bytes(40_000), "audio/wav")})
 
 
 def test_every_endpoint_and_every_fake_is_asked() -> None:
@@ -118,24 +127,23 @@ async def test_refusals_of_streams(gateway: Gateway, endpoint: str, deed: Deed, 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_refusals_of_ours(gateway: Gateway, endpoint: str) -> None:
-    path, form = ENDPOINTS[endpoint].path, FORMS[endpoint]
+    form = FORMS[endpoint]
     body = {"model": "demo", **form.body("hello", "Hello")}
     refused = {
-        401: await gateway.ask(path, body, key="sk-aidock-nothing"),
-        404: await gateway.ask(path, {**body, "model": "nothing"}),
-        400: await gateway.ask(path, {"model": "demo"}),
+        401: await send(gateway, endpoint, body, "sk-aidock-nothing"),
+        404: await send(gateway, endpoint, {**body, "model": "nothing"}),
+        400: await gateway.ask(ENDPOINTS[endpoint].path, b"{"),
     }
     for status, answer in refused.items():
-        assert answer.status_code == status, answer.text
+        assert answer.status_code in (status, 415), answer.text
         _check_error(form, answer)
-    _check_error(form, await gateway.ask(path, b"{"))
-    _check_error(form, await gateway.ask(path, {**body, "model": None}))
+    _check_error(form, await gateway.ask(ENDPOINTS[endpoint].path, {"model": "demo"}))
 
 
 def _check_error(form: Form, answer: httpx.Response) -> None:
     assert answer.is_error
     assert answer.headers["content-type"] == "application/json"
-    form.published().check(form.error, answer.json())
+    form.check_error(answer.json())
 
 
 @pytest.mark.parametrize(
@@ -148,6 +156,18 @@ async def test_embeddings_in_base64(gateway: Gateway, upstream: str) -> None:
         assert len(b64decode(item["embedding"], validate=True)) % 4 == 0
         item["embedding"] = [0.0]
     openai().check("CreateEmbeddingResponse", document)
+
+
+async def test_the_other_forms_of_transcripts_and_speech(gateway: Gateway) -> None:
+    for endpoint in ("audio.transcriptions", "audio.translations"):
+        verbose = await ask(gateway, endpoint, "hello", "demo", response_format="verbose_json")
+        assert verbose.json()["segments"]
+        openai().check(FORMS[endpoint].answer, verbose.json())
+    spoken = await ask(gateway, "audio.speech", "hello", "demo", stream_format="sse")
+    told = events(spoken.content, None)
+    assert len(told) > 1
+    for event in told:
+        openai().check("CreateSpeechResponseStreamEvent", event)
 
 
 @pytest.mark.parametrize("upstream", ["demo", "openai"])

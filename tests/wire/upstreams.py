@@ -30,15 +30,19 @@ _HELPERS = {"served"}
 @dataclass(frozen=True)
 class Played:
     """An upstream. `words` are what a user says to have a deed done; a deed without words is not to be had from it.
-    `begin` starts it, until the stack ends, and gives its settings as a provider."""
+    `begin` starts it, until the stack ends, and gives its settings as a provider. `embeds` says whether this model
+    gives embeddings, and whether words are understood there."""
 
     dialect: str
     words: Words
     begin: Callable[[ExitStack, Gateway], Mapping[str, Any]]
     upstream_model: str = "demo"
+    embeds: Literal["by words", "always", "never"] = "by words"
 
     def can(self, endpoint: Inference, deed: Deed) -> bool:
         """Whether it can be asked for this by this endpoint."""
+        if endpoint.name == "embeddings" and (self.embeds == "never" or (self.embeds == "always" and deed != "hello")):
+            return False
         target = a_target(dialect=self.dialect, upstream_model=self.upstream_model)
         return deed in self.words and can_take(endpoint, target, plugins.providers()[self.dialect])
 
@@ -61,6 +65,24 @@ def _gemini(stack: ExitStack, gateway: Gateway) -> Mapping[str, Any]:
     return {"base_url": f"{stack.enter_context(served(fake.Gemini())).url}/v1beta", "api_key": fake.KEY}
 
 
+def _ollama(stack: ExitStack, gateway: Gateway) -> Mapping[str, Any]:
+    fake = import_module("tests.support.dialects.ollama")
+    return {"base_url": stack.enter_context(served(fake.ollama)).url}
+
+
+def _bedrock(stack: ExitStack, gateway: Gateway) -> Mapping[str, Any]:
+    fake = import_module("tests.support.dialects.bedrock")
+    keys = fake.KEYS
+    auth = {
+        "kind": "aws",
+        "region": keys.region,
+        "access_key_id": keys.access_key_id,
+        "secret_access_key": keys.secret_access_key.reveal(),
+        "session_token": keys.session_token.reveal(),
+    }
+    return {"base_url": stack.enter_context(served(fake.bedrock)).url, "auth": auth}
+
+
 _DEMO_WORDS: Words = {
     "hello": "Hello",
     "tools": "/tool",
@@ -76,7 +98,15 @@ _COHERE_WORDS: Words = {
     "refuse": "429",
     "break": "cut now",
 }
-_GEMINI_WORDS: Words = {
+_BEDROCK_WORDS: Words = {
+    "hello": "Good day",
+    "tools": "tools please",
+    "json": "{}",
+    "think": "think of it",
+    "refuse": "429",
+    "break": "cut now",
+}
+_SLASHED_WORDS: Words = {
     "hello": "Good day",
     "tools": "/tools",
     "json": "/json",
@@ -87,7 +117,9 @@ _GEMINI_WORDS: Words = {
 
 _FAKES: Mapping[str, Played] = {
     "cohere": Played("cohere", _COHERE_WORDS, _cohere, "command"),
-    "gemini": Played("gemini", _GEMINI_WORDS, _gemini, "gemini-3.6-flash"),
+    "gemini": Played("gemini", _SLASHED_WORDS, _gemini, "gemini-3.6-flash", embeds="always"),
+    "ollama": Played("ollama", _SLASHED_WORDS, _ollama, embeds="always"),
+    "bedrock": Played("bedrock", _BEDROCK_WORDS, _bedrock, "eu.anthropic.claude-sonnet-5-v1:0", embeds="never"),
 }
 
 
