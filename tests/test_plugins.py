@@ -21,6 +21,8 @@ DATA_OR_WIRING = {
     "gateway/core/deployment.py": "tests/settings/test_compile.py",
     "gateway/core/limits.py": "tests/core/test_vocabulary.py",
     "gateway/core/credentials.py": "tests/settings/test_credentials.py",
+    "gateway/conversations/connect.py": "tests/e2e/test_responses_continued.py",
+    "gateway/core/responses.py": "tests/endpoints/test_responses_told.py",
     "gateway/quotas/patience.py": "tests/test_deciding.py",
     "gateway/core/sse.py": "tests/providers/test_openai_stream.py",
     "gateway/app.py": "tests/e2e",

@@ -32,7 +32,6 @@ def bare_response(identity: str, model: str, created_at: int) -> dict[str, Any]:
         "tool_choice": "auto",
         "tools": [],
         "top_p": None,
-        "usage": None,
     }
 
 

@@ -42,7 +42,7 @@ def response(call: Call, body: bytes) -> bytes:
     head = response_head(call, model if isinstance(model, str) else call.model_id)
     end = response_end(finish)
     output = _items(call, message, choice.get("logprobs"), end["status"])
-    return encode({**head, **end, "output": output, "usage": usage_of(document.get("usage"))})
+    return encode({**head, **end, "output": output, **usage_of(document.get("usage"))})
 
 
 def _items(call: Call, message: dict[str, Any], logprobs: object, status: Status) -> list[dict[str, Any]]:

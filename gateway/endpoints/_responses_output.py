@@ -57,11 +57,12 @@ def response_end(finish: str | None) -> dict[str, Any]:
     return {"status": "completed"}
 
 
-def usage_of(report: object) -> dict[str, Any] | None:
-    """Chat's usage as a response has it: details that nobody told are zero there. None where none was told."""
+def usage_of(report: object) -> dict[str, Any]:
+    """Chat's usage as a response's member `usage`: details that nobody told are zero there. Without the member where
+    none was told."""
     match report:
         case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **others}:
-            return {
+            usage = {
                 "input_tokens": prompt,
                 "input_tokens_details": {
                     "cached_tokens": _detail(others, "prompt_tokens_details", "cached_tokens"),
@@ -73,7 +74,8 @@ def usage_of(report: object) -> dict[str, Any] | None:
                 },
                 "total_tokens": prompt + completion,
             }
-    return None
+            return {"usage": usage}
+    return {}
 
 
 def message_item(identity: str, parts: Sequence[Mapping[str, Any]], status: Status) -> dict[str, Any]:

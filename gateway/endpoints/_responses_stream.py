@@ -50,7 +50,7 @@ class ResponseStream:
         self._extras: dict[str, Mapping[str, Any]] = {}
         self._open_at = 0
         self._finish: str | None = None
-        self._usage: dict[str, Any] | None = None
+        self._usage: dict[str, Any] = {}
         self._size = 0
         self._over = False
 
@@ -75,7 +75,7 @@ class ResponseStream:
         if not self._output:
             self._spoken().text("")
         self._close_all("completed" if end["status"] == "completed" else "incomplete")
-        whole = {**self._head, **end, "output": self._output, "usage": self._usage}
+        whole = {**self._head, **end, "output": self._output, **self._usage}
         self._events.say(f"response.{end['status']}", response=whole)
         return self._events.take()
 
