@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from urllib.parse import unquote
 
@@ -27,6 +28,9 @@ from gateway.pipeline import Pipeline, refuse
 from gateway.services import Services
 
 logger = logging.getLogger("aidock.app")
+
+_DEPLOYMENTS = "/openai/deployments/"
+"""Where Azure has its models."""
 
 
 class Application:
@@ -49,6 +53,8 @@ class Application:
         inferences = {e.name: e for e in self._table.values() if isinstance(e, Inference)}
         house = House(services.database, services.directory, services.counters, lambda: services.world, inferences)
         self._control = control_plane(self._allowed_methods, house)
+        longest_first = sorted(inferences.values(), key=lambda e: -len(e.operation))
+        self._deployed = {f"/{e.operation}": e for e in longest_first}
         self._usual = next(e for e in self._table.values() if isinstance(e, Inference) and e.caps)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,13 +101,21 @@ class Application:
             await refuse(client, endpoint, internal_error(request_id), request_id, headers)
 
     def _by_prefix(self, method: str, scope: Scope) -> tuple[Endpoint | None, str]:
-        """An endpoint whose path ends in a free part, which may hold slashes."""
-        if self._prefixes:
-            raw = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-            for prefix, endpoint in self._prefixes.items():
-                if endpoint.method == method and raw.startswith(prefix) and len(raw) > len(prefix):
-                    return endpoint, unquote(raw[len(prefix) :])
+        """An endpoint whose path ends in a free part, or has a model in it; either may hold slashes."""
+        raw = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        if raw.startswith(_DEPLOYMENTS):
+            return self._by_deployment(method, raw.removeprefix(_DEPLOYMENTS)), ""
+        for prefix, endpoint in self._prefixes.items():
+            if endpoint.method == method and raw.startswith(prefix) and len(raw) > len(prefix):
+                return endpoint, unquote(raw[len(prefix) :])
         return None, ""
+
+    def _by_deployment(self, method: str, path: str) -> Inference | None:
+        """An endpoint as Azure's clients ask for it, who know no model but the one in the path."""
+        for operation, endpoint in self._deployed.items():
+            if endpoint.method == method and path.endswith(operation):
+                return replace(endpoint, model=unquote(path.removesuffix(operation)))
+        return None
 
     def _allowed_methods(self, path: str) -> list[str]:
         return [method for method, known in self._table if known == path]
@@ -136,13 +150,15 @@ async def _send_reply(client: Client, reply: Reply, request_id: str) -> None:
 def _table(endpoints: list[Endpoint]) -> tuple[dict[tuple[str, str], Endpoint], dict[str, Endpoint]]:
     """Endpoints by method and path, and those whose path ends in `{rest}` by their prefix.
 
-    A base URL without `/v1` is the commonest mistake in client configurations, so the root paths answer too.
+    A base URL without `/v1` is the commonest mistake in client configurations, so the root paths answer too, and so do
+    those below `/openai`, which is what Azure's clients ask.
     """
     exact: dict[tuple[str, str], Endpoint] = {}
     prefixes: dict[str, Endpoint] = {}
     for endpoint in endpoints:
-        aliases = endpoint.aliases if isinstance(endpoint, Probe) else ()
-        for path in (endpoint.path, endpoint.path.removeprefix("/v1"), *aliases):
+        short = endpoint.path.removeprefix("/v1")
+        aliases = endpoint.aliases if isinstance(endpoint, Probe) else (f"/openai{endpoint.path}", f"/openai{short}")
+        for path in (endpoint.path, short, *aliases):
             if path.endswith("{rest}"):
                 prefixes[path.removesuffix("{rest}")] = endpoint
             else:

@@ -40,7 +40,7 @@ def control_plane(allowed_methods: Callable[[str], list[str]], house: House) -> 
         if allowed:
             message = f"{path} takes {', '.join(allowed)}, not {request.method}."
             return _error(GatewayError(405, "method_not_allowed", message, headers={"allow": ", ".join(allowed)}))
-        known = path.startswith(("/v1/", "/api/"))
+        known = path.startswith(("/v1/", "/api/", "/openai/"))
         hint = "" if known else " API paths begin with /v1: set the client's base URL to …/v1."
         return _error(GatewayError(404, "not_found", f"There is nothing at {path[:200]}.{hint}"))
 

@@ -159,7 +159,7 @@ class Pipeline:
         started: float,
     ) -> Call:
         """The body's head as a call. Raises 400 and 404."""
-        model_id = body.text("model") or endpoint.default_model
+        model_id = endpoint.model or body.text("model") or endpoint.default_model
         if not model_id:
             raise invalid_request("'model' is missing. GET /v1/models lists what you may use.", param="model")
         for name in endpoint.required:

@@ -17,7 +17,7 @@ from providers._gemini_embeddings import embeddings_body, method, read_vectors
 from providers._gemini_request import chat_body
 from providers._gemini_signatures import Signatures
 from providers._google_errors import google_error
-from providers._google_token import Tokens
+from providers._google_token import google_tokens
 
 if TYPE_CHECKING:
     from gateway.core.call import Call
@@ -49,7 +49,7 @@ class Gemini:
 
     def __init__(self) -> None:
         self._signatures = Signatures()
-        self._tokens = Tokens()
+        self._tokens = google_tokens()
 
     def serves(self, operation: str, target: Target) -> bool:
         return operation in (CHAT, EMBEDDINGS)

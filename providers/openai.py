@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from gateway.core.body import DecodeError, decode, encode, raw_items, raw_members
+from gateway.core.credentials import EntraApp, ServiceAccount
 from gateway.core.errors import GatewayError, invalid_request
 from gateway.core.form import Form
 from gateway.core.headers import safe_value
@@ -18,12 +19,15 @@ from gateway.core.upstream import Origin, UpstreamRequest
 from providers._address import json_headers, origin, path_below
 from providers._caps import CapNames, cap_names, write_cap
 from providers._embeddings import as_asked
+from providers._entra_token import entra_tokens
 from providers._errors import answered_error, reported_error, unreadable
+from providers._google_token import google_tokens
 from providers._media import passing, read_media
 from providers._passing import is_error
 from providers._reader import OpenAIStream
 from providers._responses_answer import read_response
 from providers._responses_reader import ResponsesStream
+from providers._tokens import Tokens
 from providers._usage import BYTES_PER_TOKEN, read_usage, text_bytes
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.core.endpoint import Inference
     from gateway.core.headers import Headers
     from gateway.core.ports import Answer, Stream
+    from gateway.core.upstream import Transport
     from gateway.core.usage import Usage
 
 AZURE_API_VERSION = "2024-10-21"
@@ -93,9 +98,12 @@ class OpenAIAnswer:
 
 
 class OpenAI:
-    """The `Provider`."""
+    """The `Provider`. It also `Authorizes`, by token: on Azure and on Vertex's side that speaks OpenAI."""
 
     dialect = "openai"
+
+    def __init__(self) -> None:
+        self._tokens: dict[type, Tokens[Any]] = {EntraApp: entra_tokens(), ServiceAccount: google_tokens()}
 
     def serves(self, operation: str, target: Target) -> bool:
         """What not every vendor has, its row or its provider must say; the upstream itself refuses the rest."""
@@ -138,7 +146,17 @@ class OpenAI:
         return OpenAIAnswer(body, read_usage(report, generates=bool(call.endpoint.caps)), members.get("choices"))
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
+        credential = target.upstream.credential
+        tokens = self._tokens.get(type(credential))
+        if status == 401 and tokens is not None:
+            tokens.forget(credential)
         return answered_error(status, headers, body, target)
+
+    async def authorize(self, request: UpstreamRequest, target: Target, transport: Transport) -> None:
+        credential = target.upstream.credential
+        tokens = self._tokens.get(type(credential))
+        if tokens is not None:
+            request.headers.append((b"authorization", await tokens.header(credential, target, transport)))
 
 
 def _upload(form: Form, plan: _Plan, headers: Headers, target: Target) -> UpstreamRequest:

@@ -54,8 +54,8 @@ class Inference:
     whether the prompt also holds what a body only refers to, such as a conversation that the upstream keeps.
     `translation` tells the call through chat to targets that do not serve `operation` themselves; without one such
     targets cannot take it. `continues` lets calls go on with a conversation that the gateway keeps. `default_model` is
-    meant where a body names none. With `form` the body is multipart/form-data; with `media` the answer may be something
-    else than JSON or chat's events.
+    meant where a body names none, `model`, which a path can hold, whatever it names. With `form` the body is
+    multipart/form-data; with `media` the answer may be something else than JSON or chat's events.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Inference:
     examine: Callable[[Body], None] | None = None
     measure: Callable[[Body], Measure] | None = None
     default_model: str = ""
+    model: str = ""
     form: bool = False
     media: bool = False
     refers: Callable[[Body], bool] | None = None

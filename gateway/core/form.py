@@ -75,6 +75,9 @@ class Form(Body):
                 part.spool.close()
 
     def _pieces(self, model: bytes) -> Iterator[bytes | File]:
+        if "model" not in self.members:
+            head = b'content-disposition: form-data; name="model"\r\n'
+            yield b"--%b\r\n%b\r\n%b\r\n" % (self._boundary, head, model)
         for part in self._parts:
             yield b"--%b\r\n%b\r\n" % (self._boundary, part.head)
             if isinstance(part, File):

@@ -53,7 +53,7 @@ class Once:
         """Make the call and keep its answer, or answer with what is kept, and return that. Raises 409 while it is being
         made and where its answer was too large to keep, 422 where the key belongs to another body, 503 where the store
         cannot say by `by`, on the monotonic clock. `make` raises `GatewayError` for a call that is refused."""
-        record = _Record(self._store, _scope(call, key), hashlib.sha256(call.body.raw).hexdigest(), call, keep_s)
+        record = _Record(self._store, _scope(call, key), _fingerprint(call), call, keep_s)
         found = await record.claim(by)
         if isinstance(found, Answer):
             await client.reply(found.status, [*found.headers, _REPLAYED], found.body)
@@ -147,6 +147,13 @@ def _scope(call: Call, key: bytes) -> str:
     """One name for caller, endpoint and key. None of the first two can hold the separator."""
     parts = (call.principal.key_id.encode(), call.endpoint.name.encode(), key)
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _fingerprint(call: Call) -> str:
+    """What is asked: the body, and the model, which may stand in the path."""
+    asked = hashlib.sha256(call.model_id.encode() + b"\0")
+    asked.update(call.body.raw)
+    return asked.hexdigest()
 
 
 def _refusal(found: Standing) -> GatewayError:

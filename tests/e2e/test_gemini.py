@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,6 +314,7 @@ def test_vertex_is_asked_with_a_token_that_many_calls_share(stage: Stage) -> Non
         answer = stage.client.chat.completions.create(model="on-vertex", messages=said("x"))
         assert answer.choices[0].message.content == "You said: x "
     assert len(stage.fake.tokens) == 1
+    time.sleep(1)  # a younger one would not be given up
     stage.fake.tokens.clear()  # revoked: the next call fails, and the one after it has a new token
     stage.fake.tokens.add("another")
     with pytest.raises(openai.InternalServerError, match="credential"):

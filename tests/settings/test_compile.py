@@ -53,6 +53,8 @@ def test_a_key_variable_that_is_not_set_is_a_warning(tmp_path: Path) -> None:
         ("claude: {dialect: anthropic}", "anthropic", "https://api.anthropic.com"),
         ("groq: {base_url: 'http://gpu.internal/v1'}", None, "http://gpu.internal/v1"),
         ("az: {base_url: 'https://x.openai.azure.com/'}", "azure", "https://x.openai.azure.com"),
+        ("az: {base_url: 'https://x.services.ai.azure.com'}", "azure", "https://x.services.ai.azure.com"),
+        ("az: {base_url: 'https://x.openai.azure.us'}", "azure", "https://x.openai.azure.us"),
         (
             "v: {base_url: 'https://europe-west4-aiplatform.googleapis.com/v1'}",
             "vertex",

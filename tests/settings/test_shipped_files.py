@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from gateway import paths, plugins
+from gateway.core.credentials import EntraApp
 from gateway.settings import shape
 from gateway.settings.compile import compile_document
 from gateway.settings.load import load
@@ -82,6 +83,14 @@ def test_every_option_of_the_reference_is_accepted_when_its_comment_is_taken_awa
     }
     assert len(snapshot.limits) == 3
     assert snapshot.upstreams["inhouse"].quirks["drop"] == ("store",)
+
+
+def test_azures_example_shows_how_to_go_without_a_key(tmp_path: Path) -> None:
+    text = paths.config_file("examples/azure.yaml").read_text()
+    path = write(tmp_path, re.sub(r"^  # (?= *[a-z_-]+:)", "  ", text, flags=re.MULTILINE))
+    upstream = compiled(path, {"AZURE_CLIENT_SECRET": "s"}).upstreams["azure-entra"]
+    assert isinstance(upstream.credential, EntraApp)
+    assert (upstream.api_key, upstream.quirks["path"]) == (None, "openai")
 
 
 def test_the_reference_names_every_option_there_is() -> None:
