@@ -48,6 +48,7 @@ class Application:
             Once(services.answers),
             Conversations(services.conversations),
             services.shadow.note,
+            services.health,
         )
         self._table, self._prefixes = _table(plugins.endpoints())
         inferences = {e.name: e for e in self._table.values() if isinstance(e, Inference)}

@@ -11,12 +11,13 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from gateway.checks import Checks
 from gateway.core.limits import NOTHING
 from gateway.core.ports import StoreUnavailable
 from gateway.local import LocalServer
-from gateway.pipeline import LEASE_S
 from gateway.quotas.memory import MemoryStore
 from gateway.recount import REVISION, Recount
+from gateway.reserve import LEASE_S
 from gateway.services import Services
 from gateway.settings.compile import Snapshot
 from gateway.settings.watch import Watcher
@@ -59,6 +60,7 @@ class Background:
                 services.counters,
                 running=lambda: [call.request_id for call in services.relay.running],
                 recount=self._recount.recount,
+                health=lambda: [services.health.facts(target) for target in services.targets()],
             )
 
     async def start(self) -> None:
@@ -82,6 +84,8 @@ class Background:
         self._keep("counters", self._recount.run())
         self._keep("limits", self._enforce_the_newest())
         self._keep("leases", self._every(_RENEW_S, self._renew))
+        checks = Checks(services.health, services.targets, lambda: services.world.carriers)
+        self._keep("checks", checks.run())
         self._keep("gauges", self._every(_TICK_S, self._publish))
         if self._watcher is not None:
             self._keep("config", self._watcher.run())

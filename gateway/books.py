@@ -1,11 +1,14 @@
 """Opening and closing the books on a call: journal, counters, metrics and log, in one place and once.
 
 A call is opened by its INTENT before any upstream hears of it, and closed by its OUTCOME, its settlement and its
-metrics together. Both are synchronous: what settles travels by the counter store's own delivery.
+metrics together. Both are synchronous: what settles travels by the counter store's own delivery. A request that goes on
+to another model closes one call and opens the next; what is counted by request is counted at its end.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +24,9 @@ from gateway.core.ports import CounterStore, Journal, JournalUnavailable
 from gateway.core.records import IntentRecord, Outcome, OutcomeRecord
 from gateway.core.upstream import Exchange
 from gateway.core.usage import Usage
+from gateway.failures import outcome_of
 from gateway.telemetry.logs import LineWriter
-from gateway.telemetry.metrics import Labels, Metrics
+from gateway.telemetry.metrics import Labels, Metrics, Series
 
 _LEFT_BEFORE_A_STATUS = "499"
 """The code that metrics show for a client that left before it was answered, as nginx has it."""
@@ -32,20 +36,29 @@ _MOST = MAX_AMOUNT - 1
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """An open call: what has happened to it so far. Moments are on the monotonic clock.
+    """A request under way: its call that is open, and what has happened to it so far. Moments are on the monotonic
+    clock.
 
-    `status` is what the client was sent, 0 while nothing was; `produced` estimates the completion tokens so far; `tell`
-    words a failure in the middle of the stream, where the stream knows better than its dialect; `kind` are the headers
-    of a stream that is not of events.
+    `status` is what the client was sent, 0 while nothing was; `headers` are what its answer will carry. `attempts`
+    counts those of the request, `tries` those of the open call. `produced` estimates the completion tokens so far;
+    `tell` words a failure in the middle of the stream, where the stream knows better than its dialect; `kind` are the
+    headers of a stream that is not of events. `closed`: no call is open; `ended`: nor will be.
     """
 
+    request_id: str
     call: Call
     target: Target
+    started: float
+    headers: Headers
+    calls: int = 1
     exchange: Exchange | None = None
     attempts: int = 0
+    tries: int = 0
+    waits: int = 0
     sent: bool = False
     status: int = 0
     asked_at: float | None = None
+    latency: float = 0.0
     first_byte_at: float | None = None
     usage: Usage | None = None
     produced: Callable[[], int] | None = None
@@ -54,14 +67,24 @@ class Run:
     left: bool = False
     ended_by: GatewayError | None = None
     closed: bool = False
+    ended: bool = False
+    record: OutcomeRecord | None = None
+    waking: asyncio.Future[None] | None = None
+
+    @property
+    def has_used(self) -> bool:
+        """Whether the last attempt cost something, so that its row is complete."""
+        return self.usage is not None or (self.produced is not None and self.produced() > 0)
 
     def begin(self, target: Target, exchange: Exchange) -> None:
         """Another attempt."""
         self.target = target
         self.exchange = exchange
         self.attempts += 1
+        self.tries += 1
         self.sent = False
         self.produced = None
+        self.usage = None
         self.tell = None
         self.kind = None
         if self.asked_at is None:
@@ -70,14 +93,31 @@ class Run:
     def leave(self) -> None:
         """The client is gone: stop the upstream, or let it finish where it bills its whole answer anyway."""
         self.left = True
+        self._wake()
         if self.exchange is not None and self.target.on_client_gone == "cancel":
             self.exchange.close()
 
     def stop(self, error: GatewayError) -> None:
         """End the call from outside; its client is told the error."""
         self.ended_by = error
+        self._wake()
         if self.exchange is not None:
             self.exchange.close()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, unless the client leaves or the call is stopped."""
+        if self.left or self.ended_by is not None:
+            return
+        self.waking = asyncio.get_running_loop().create_future()
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.waking, seconds)
+        finally:
+            self.waking = None
+
+    def _wake(self) -> None:
+        if self.waking is not None and not self.waking.done():
+            self.waking.set_result(None)
 
 
 class Books:
@@ -89,10 +129,51 @@ class Books:
         self._metrics = metrics
         self._log = log
 
-    def open(self, call: Call, target: Target) -> Run:
+    def open(self, call: Call, headers: Headers) -> Run:
         """Write the INTENT of a call whose claims are held. Raises 503 when it cannot be written; the claims are
         given back then."""
-        principal, amounts = call.principal, call.demand.amounts
+        self._intend(call)
+        self._metrics.inflight.inc()
+        return Run(call.request_id, call, call.targets[0], call.started, headers)
+
+    def close(self, run: Run, outcome: Outcome) -> None:
+        """Write the OUTCOME, settle, count and log. A request is closed once; what comes later changes nothing."""
+        if run.ended:
+            return
+        run.ended = True
+        record = run.record
+        if record is None or not run.closed:
+            record = self._enter(run, outcome)
+            series = self._series(run, record)
+            _count_use(series, record)
+        else:
+            series = self._series(run, record)
+        self._count_request(series, run, outcome)
+
+    def pass_on(self, run: Run, error: GatewayError) -> None:
+        """The request leaves its call's model: close that call as if the client had been told the error. It has heard
+        nothing yet."""
+        if not run.closed:
+            run.status = error.status
+            record = self._enter(run, outcome_of(error))
+            _count_use(self._series(run, record), record)
+            run.status = 0
+
+    def go_on(self, run: Run, call: Call, headers: Headers) -> None:
+        """Open the request's next call, whose claims are held. Raises as `open` does."""
+        self._intend(call)
+        run.call, run.target, run.headers = call, call.targets[0], headers
+        run.closed = run.sent = False
+        run.exchange = run.usage = run.produced = run.tell = run.kind = None
+        run.tries = run.waits = 0
+
+    def give_up(self, call: Call) -> None:
+        """Give back the claims of a call that will not be opened."""
+        if call.claims:
+            self._counters.settle(call.request_id, (), call.created_at, NOTHING)
+
+    def _intend(self, call: Call) -> None:
+        principal, amounts, target = call.principal, call.demand.amounts, call.targets[0]
         intent = IntentRecord(
             call.request_id,
             call.created_at,
@@ -111,65 +192,57 @@ class Books:
         try:
             self._journal.intent(intent)
         except JournalUnavailable as error:
-            if call.claims:
-                self._counters.settle(call.request_id, (), call.created_at, NOTHING)
+            self.give_up(call)
             raise accounting_unavailable(
                 "The gateway cannot record this call now, so it does not make it. Try again shortly."
             ) from error
-        self._metrics.inflight.inc()
-        return Run(call, target)
 
-    def close(self, run: Run, outcome: Outcome) -> None:
-        """Write the OUTCOME, settle, count and log. A call is closed once; what comes later changes nothing."""
-        if run.closed:
-            return
+    def _enter(self, run: Run, outcome: Outcome) -> OutcomeRecord:
+        """Close the open call: once, whatever comes."""
         run.closed = True
         usage = _used(run, outcome)
         price = run.target.model.prices.at(run.call.created_at)
         cost = 0 if usage is None else min(_cost(usage, price), _MOST)
-        record = _outcome_record(run, outcome, usage, cost, price.version)
+        record = run.record = _outcome_record(run, outcome, usage, cost, price.version)
         self._journal.outcome(record)
         actual = NOTHING if usage is None else Actual(1, usage.total, cost)  # as the ledger has it
         call = run.call
         if call.claims:
             self._counters.settle(call.request_id, call.claims, call.created_at, actual)
             self._metrics.note_overspend(call.claims, actual)
-        self._count(run, record)
         if self._log is not None:
             self._log.put(record)
+        return record
 
-    def _count(self, run: Run, record: OutcomeRecord) -> None:
-        metrics = self._metrics
-        metrics.inflight.dec()
-        code = str(record.status) if record.status else _LEFT_BEFORE_A_STATUS
-        series = metrics.series(
-            Labels(
-                record.endpoint,
-                record.model_id,
-                record.provider,
-                record.department,
-                code,
-                record.streamed,
-            )
+    def _series(self, run: Run, record: OutcomeRecord) -> Series:
+        code = str(run.status) if run.status else _LEFT_BEFORE_A_STATUS
+        return self._metrics.series(
+            Labels(record.endpoint, record.model_id, record.provider, record.department, code, record.streamed)
         )
+
+    def _count_request(self, series: Series, run: Run, outcome: Outcome) -> None:
+        self._metrics.inflight.dec()
         series.requests.inc()
-        series.duration.observe(time.monotonic() - run.call.started)
+        series.duration.observe(time.monotonic() - run.started)
         if run.asked_at is not None:
-            series.overhead.observe(run.asked_at - run.call.started)
-        if record.first_token_ms is not None:
-            series.first_token.observe(record.first_token_ms / 1000)
-        if record.prompt_tokens:
-            series.prompt.inc(record.prompt_tokens)
-        if record.completion_tokens:
-            series.completion.inc(record.completion_tokens)
-        if record.cached_tokens:
-            series.cached.inc(record.cached_tokens)
-        if record.reasoning_tokens:
-            series.reasoning.inc(record.reasoning_tokens)
-        if record.cost_microusd:
-            series.cost.inc(record.cost_microusd / 1_000_000)
-        if record.outcome == "client_gone":
-            metrics.disconnects.labels("streaming" if run.first_byte_at is not None else "waiting").inc()
+            series.overhead.observe(run.asked_at - run.started)
+        if run.first_byte_at is not None:
+            series.first_token.observe(run.first_byte_at - run.started)
+        if outcome == "client_gone":
+            self._metrics.disconnects.labels("streaming" if run.first_byte_at is not None else "waiting").inc()
+
+
+def _count_use(series: Series, record: OutcomeRecord) -> None:
+    if record.prompt_tokens:
+        series.prompt.inc(record.prompt_tokens)
+    if record.completion_tokens:
+        series.completion.inc(record.completion_tokens)
+    if record.cached_tokens:
+        series.cached.inc(record.cached_tokens)
+    if record.reasoning_tokens:
+        series.reasoning.inc(record.reasoning_tokens)
+    if record.cost_microusd:
+        series.cost.inc(record.cost_microusd / 1_000_000)
 
 
 def _used(run: Run, outcome: Outcome) -> Usage | None:
@@ -248,7 +321,7 @@ def _outcome_record(run: Run, outcome: Outcome, usage: Usage | None, cost: int, 
         price_version,
         int((time.monotonic() - call.started) * 1000),
         None if first is None else int((first - call.started) * 1000),
-        run.attempts,
+        run.tries,
         *_reserved(call),
         call.decisions,
         0,

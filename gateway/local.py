@@ -7,13 +7,11 @@ line of JSON in, one line out. Where no gateway runs there are no counters in me
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,6 +20,7 @@ import msgspec
 
 from gateway.core.limits import Count, Level, Limit
 from gateway.core.ports import RecountableStore, StoreUnavailable
+from gateway.local_socket import LOCK_NAME, SOCKET_NAME, connect, listener, take_lock
 from gateway.quotas.connect import counter_store
 from gateway.quotas.windows import bucket_at
 from gateway.recount import Recount
@@ -33,9 +32,6 @@ from gateway.storage.engine import Database
 
 logger = logging.getLogger("aidock.local")
 
-SOCKET_NAME = "control.sock"
-LOCK_NAME = "control.lock"
-
 MAX_LINE = 1024 * 1024
 """Bytes of a question; an answer may be a few times that."""
 
@@ -46,7 +42,6 @@ _MAX_ANSWER = 16 * MAX_LINE
 _MAX_CLIENTS = 16
 _FILLED_S = 3.0
 _PULSE_S = 0.25
-_LONGEST_PATH = 100
 _CHUNK = 1000
 """Limits asked about at once, which keeps a question within its bound."""
 
@@ -77,10 +72,6 @@ class Counting(Protocol):
     async def audit(self, limits: Sequence[Limit]) -> Sequence[Count]: ...
 
 
-class LocalInUse(Exception):
-    """Another gateway serves this data directory's socket."""
-
-
 class _Question(msgspec.Struct):
     verb: str
     limits: tuple[Limit, ...] = ()
@@ -92,7 +83,7 @@ _encode = msgspec.json.Encoder().encode
 
 class LocalServer:
     """Serves the counters of this process. `running` tells the ids of calls under way; `recount` counts every limit
-    anew and returns when that is done."""
+    anew and returns when that is done; `health` tells how deployments fare."""
 
     def __init__(
         self,
@@ -101,22 +92,22 @@ class LocalServer:
         *,
         running: Callable[[], Sequence[str]],
         recount: Callable[[], Awaitable[None]],
+        health: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
         self._directory = directory
         self._counters = counters
         self._running = running
         self._recount = recount
+        self._health = health
         self._server: asyncio.Server | None = None
         self._lock = -1
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen. A socket that a dead process left is replaced. Raises `LocalInUse` and `OSError`."""
-        self._lock = _take_lock(self._directory / LOCK_NAME)
+        self._lock = take_lock(self._directory / LOCK_NAME)
         try:
-            self._server = await asyncio.start_unix_server(
-                self._accept, sock=_listener(self._directory), limit=MAX_LINE
-            )
+            self._server = await asyncio.start_unix_server(self._accept, sock=listener(self._directory), limit=MAX_LINE)
         except BaseException:
             self._release()
             raise
@@ -183,6 +174,8 @@ class LocalServer:
                 return await self._recount()
             case "running":
                 return list(self._running())
+            case "health":
+                return list(self._health())
         raise ValueError(f"there is no verb {question.verb[:40]!r}")
 
 
@@ -204,6 +197,10 @@ class LocalCounters:
     async def running(self) -> Sequence[str] | None:
         return await self._ask(_Question("running"), list[str])
 
+    async def health(self) -> list[dict[str, Any]]:
+        """How the gateway's deployments fare."""
+        return await self._ask(_Question("health"), list[dict[str, Any]])
+
     async def _about(self, verb: str, limits: Sequence[Limit], shape: type[list[T]]) -> list[T]:
         found: list[T] = []
         for start in range(0, len(limits), _CHUNK):
@@ -222,7 +219,7 @@ class LocalCounters:
         return msgspec.json.decode(answer["answer"], type=shape)
 
     async def _exchange(self, line: bytes) -> bytes:
-        reader, writer = await _connect(self._directory)
+        reader, writer = await connect(self._directory, _MAX_ANSWER)
         try:
             writer.write(line + b"\n")
             await writer.drain()
@@ -346,82 +343,21 @@ async def counters_of(document: Document, snapshot: Snapshot, database: Database
         yield LedgerCounters(database, snapshot.zone)
 
 
+async def health_in(directory: Path) -> list[dict[str, Any]] | None:
+    """How the deployments fare of the gateway that listens in a data directory; None where none does. Raises
+    `StoreUnavailable`."""
+    return await LocalCounters(directory).health() if await _is_served(directory) else None
+
+
 async def _is_served(directory: Path) -> bool:
     try:
-        _, writer = await _connect(directory)
+        _, writer = await connect(directory, _MAX_ANSWER)
     except (FileNotFoundError, ConnectionRefusedError):
         return False
     except OSError as error:
         raise StoreUnavailable(f"The socket of the gateway in {directory} cannot be used: {error.strerror}.") from error
     writer.close()
     return True
-
-
-async def _connect(directory: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    sock = _socket()
-    try:
-        with _address(directory) as address:
-            await asyncio.get_running_loop().sock_connect(sock, address)
-        return await asyncio.open_unix_connection(sock=sock, limit=_MAX_ANSWER)
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _listener(directory: Path) -> socket.socket:
-    """The socket, for this user only. The lock is ours, so whatever is there belongs to nobody."""
-    (directory / SOCKET_NAME).unlink(missing_ok=True)
-    sock = _socket()
-    try:
-        with _address(directory) as address:
-            sock.bind(address)
-        (directory / SOCKET_NAME).chmod(0o600)  # until it listens, nobody can connect
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _socket() -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    return sock
-
-
-@contextmanager
-def _address(directory: Path) -> Iterator[str]:
-    """The socket's path in a form that fits: the kernel takes about a hundred bytes, and directories may be deep."""
-    path = directory / SOCKET_NAME
-    if len(os.fsencode(path)) <= _LONGEST_PATH:
-        yield str(path)
-        return
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
-    finally:
-        os.close(descriptor)
-
-
-def _take_lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise LocalInUse(
-            f"Another gateway counts in memory on the data in {path.parent}, and each of the two would grant the whole "
-            "of every limit. Stop it, give this one a data directory of its own (AIDOCK_DATA), or let both count in "
-            "Redis (storage.counters)."
-        ) from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def check_free(directory: Path) -> None:
-    """Raises `LocalInUse` where a gateway counts in memory on this data directory."""
-    os.close(_take_lock(directory / LOCK_NAME))
 
 
 async def _nothing() -> None:

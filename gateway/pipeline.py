@@ -5,10 +5,12 @@ What goes wrong here has cost nothing yet: the caller gets an error in its diale
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import math
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from gateway import estimate, uploads
@@ -16,35 +18,30 @@ from gateway.admission import Admission
 from gateway.client import Client, ClientGone
 from gateway.conversations.kept import Conversations
 from gateway.core.body import Body
-from gateway.core.call import Call
+from gateway.core.call import Call, leg_id
+from gateway.core.deployment import Leg
 from gateway.core.endpoint import Inference, Query
-from gateway.core.errors import GatewayError, accounting_unavailable, internal_error, invalid_request
+from gateway.core.errors import GatewayError, internal_error, invalid_request, rate_limited
 from gateway.core.form import Form
 from gateway.core.headers import Headers, safe_value
 from gateway.core.ids import new_request_id
-from gateway.core.limits import NOTHING, Claim, Denied, Granted, Level, Limit
-from gateway.core.money import MAX_AMOUNT
-from gateway.core.ports import DECISION_S, CounterStore, Policy, StoreUnavailable
+from gateway.core.limits import NOTHING
+from gateway.core.ports import DECISION_S, CounterStore
 from gateway.core.principal import Principal
-from gateway.core.records import Decision
+from gateway.health import Health
 from gateway.idempotency.once import Once, idempotency_key
 from gateway.identity.credential import presented
 from gateway.identity.directory import Directory
 from gateway.relay import Relay
+from gateway.reserve import Holds, NoRoom
+from gateway.routing import Course
 from gateway.telemetry.logs import request_id as logged_request_id
 from gateway.telemetry.metrics import Labels, Metrics
 from gateway.world import World
 
 logger = logging.getLogger("aidock.pipeline")
 
-LEASE_S = 60.0
-"""A hold lapses this long after its gateway stopped renewing it."""
-
 _JSON: Headers = [(b"content-type", b"application/json")]
-_REMEMBERED_LIMITS = 10_000
-
-_About = tuple[str, str, str, str, str, str, int]
-_new = tuple.__new__  # a third quicker than calling the named tuple, once a claim
 
 
 class Pipeline:
@@ -61,6 +58,7 @@ class Pipeline:
         once: Once,
         conversations: Conversations,
         note_shadow: Callable[[Call], None],
+        health: Health,
     ) -> None:
         """`note_shadow` is told of calls that pass although something in shadow objects."""
         self._directory = directory
@@ -72,7 +70,8 @@ class Pipeline:
         self._once = once
         self._conversations = conversations
         self._note_shadow = note_shadow
-        self._prefixes: dict[int, tuple[Limit, _About]] = {}
+        self._health = health
+        self._holds = Holds(counters, metrics, note_shadow)
 
     async def serve(self, endpoint: Inference, client: Client) -> None:
         """Answer one request, whatever it is."""
@@ -91,16 +90,20 @@ class Pipeline:
                 key = idempotency_key(client.scope["headers"]) if server.idempotency_seconds else None
                 body = await self._body(endpoint, client, server.max_body_bytes, known)
                 body, continues = await self._conversations.recall(endpoint, known.principal, body, server)
-                call = known.call = self._read(endpoint, known.principal, body, client, world, request_id, started)
+                course = self._course(world, endpoint, known.principal, body)
+                leg = course.first()
+                call = known.call = self._read(endpoint, known.principal, body, client, leg, request_id, started)
                 call.continues = continues
                 world.check(call)
+                if not leg.targets:
+                    raise _barred(leg)
                 if world.inspecting or world.filtering:
                     await world.inspect(call)
                 decided_by = time.monotonic() + DECISION_S
                 if key is None:
-                    await self._make(call, client, world, headers, decided_by)
+                    await self._make(call, course, client, world, headers, decided_by)
                 else:
-                    await self._make_once(key, call, client, world, headers, decided_by)
+                    await self._make_once(key, call, course, client, world, headers, decided_by)
             finally:
                 self._admission.leave()
                 if known.form is not None:
@@ -129,18 +132,19 @@ class Pipeline:
             return known.form
         return Body(await client.body(most))
 
-    async def _make(self, call: Call, client: Client, world: World, headers: Headers, by: float) -> None:
-        headers += await self._reserve(world.policies, call, by)
+    async def _make(
+        self, call: Call, course: Course, client: Client, world: World, headers: Headers, by: float
+    ) -> None:
+        left = await self._hold(call, course, world, by)
         self._conversations.watch(call, client, world.snapshot.server.responses_store_seconds)
-        if call.shadowed:
-            self._note_shadow(call)
-        await self._relay.carry(call, client, world.carriers, headers)
+        move = partial(self._move, call, world, headers)
+        await self._relay.carry(call, client, world.carriers, [*headers, *left], course, move)
 
     async def _make_once(
-        self, key: bytes, call: Call, client: Client, world: World, headers: Headers, by: float
+        self, key: bytes, call: Call, course: Course, client: Client, world: World, headers: Headers, by: float
     ) -> None:
         """Make a call that carries an Idempotency-Key, unless it was made before."""
-        make = partial(self._make, call, client, world, headers, by)
+        make = partial(self._make, call, course, client, world, headers, by)
         replayed = await self._once.make(key, call, client, world.snapshot.server.idempotency_seconds, by, make)
         if replayed is not None:
             labels = Labels(
@@ -148,17 +152,66 @@ class Pipeline:
             )
             self._metrics.series(labels).requests.inc()
 
-    def _read(
-        self,
-        endpoint: Inference,
-        principal: Principal,
-        body: Body,
-        client: Client,
-        world: World,
-        request_id: str,
-        started: float,
-    ) -> Call:
-        """The body's head as a call. Raises 400 and 404."""
+    async def _hold(self, call: Call, course: Course, world: World, by: float) -> Headers:
+        """Hold what the call may use; where a limit has no room for that, what it may use of a model that the route
+        has for this case. Raises what the first limit without room says."""
+        refused: NoRoom | None = None
+        while True:
+            try:
+                left = await self._holds.take(world.policies, call, by)
+                break
+            except NoRoom as error:
+                refused = refused or error
+            leg = self._cheaper(call, course, world)
+            if leg is None:
+                self._metrics.rejections.labels(refused.limit.scope, refused.limit.metric).inc()
+                raise refused.error
+        if call.shadowed:
+            self._note_shadow(call)
+        return left
+
+    def _cheaper(self, call: Call, course: Course, world: World) -> Leg | None:
+        """Put the call on its way to the next model for a caller who has used up what the one before needs; None where
+        there is none that takes it."""
+        while (leg := course.after("quota")) is not None:
+            call.take(leg)
+            try:
+                self._measure(call)
+                world.check(call)
+            except GatewayError:
+                continue  # it cannot take this call, such as a prompt that is too long for it
+            return leg
+        return None
+
+    async def _move(self, first: Call, world: World, headers: Headers, leg: Leg, number: int) -> tuple[Call, Headers]:
+        """The request's next call, on another leg: checked, and held for by that model's limits and price. Raises
+        what it is refused with; then nothing is held."""
+        call = replace(
+            first,
+            request_id=leg_id(first.request_id, number),
+            started=time.monotonic(),
+            created_at=self._counters.now(),
+            claims=(),
+            decisions=(),
+            shadowed=(),
+            as_chat=None,
+        )
+        call.take(leg)
+        self._measure(call)
+        world.check(call)
+        try:
+            left = await self._holds.take(world.policies, call, time.monotonic() + DECISION_S)
+        except NoRoom as refused:
+            raise refused.error from refused
+        return call, [*headers, *left]
+
+    def _measure(self, call: Call) -> None:
+        """What binds the call under its name, and the most it may use of the models it may go to."""
+        call.limits = self._directory.limits(call.principal, call.model_id)
+        call.demand = estimate.demand(call)
+
+    def _course(self, world: World, endpoint: Inference, principal: Principal, body: Body) -> Course:
+        """The ways to the model that the body asks for. Raises 400 and 404."""
         model_id = endpoint.model or body.text("model") or endpoint.default_model
         if not model_id:
             raise invalid_request("'model' is missing. GET /v1/models lists what you may use.", param="model")
@@ -167,107 +220,41 @@ class Pipeline:
                 raise invalid_request(f"'{name}' is missing.", param=name)
         if endpoint.examine is not None:
             endpoint.examine(body)
-        streamed = endpoint.streams and body.flag("stream")
         route = world.route(model_id, principal)
+        able = world.able(route, endpoint)
+        draw = random.random()  # noqa: S311  spreads load, guards nothing
+        return Course(able if able.every_target else route, self._health, draw, time.time())
+
+    def _read(
+        self,
+        endpoint: Inference,
+        principal: Principal,
+        body: Body,
+        client: Client,
+        leg: Leg,
+        request_id: str,
+        started: float,
+    ) -> Call:
+        """The body's head as a call on its first leg. Raises 400."""
+        streamed = endpoint.streams and body.flag("stream")
         call = Call(
             request_id=request_id,
             endpoint=endpoint,
             principal=principal,
             headers=client.scope["headers"],
             body=body,
-            model_id=model_id,
-            route=route,
+            model_id=leg.name,
+            route=leg.route,
             started=started,
             created_at=self._counters.now(),
             streamed=streamed,
             wants_usage=streamed and _wants_usage(body),
-            limits=self._directory.limits(principal, model_id),
+            targets=leg.targets,
+            fallback=leg.reason,
+            anyway=leg.anyway,
         )
-        call.demand = estimate.demand(call)
+        self._measure(call)
         return call
-
-    async def _reserve(self, policies: Sequence[Policy], call: Call, by: float) -> Headers:
-        """Hold every claim of the chain at once; the headers that say what is left. Raises what the policy whose
-        claim found no room says. Decides by the monotonic moment `by`, with or without the store."""
-        call.claims = claims = _claims(policies, call)
-        if not claims:
-            return []
-        try:
-            verdict = await self._counters.reserve(call.request_id, claims, LEASE_S, call.created_at, by)
-            if isinstance(verdict, Denied):
-                verdict = await self._reserve_less(policies, call, verdict, by)
-        except StoreUnavailable as error:
-            return self._uncounted(policies, call, error)
-        except asyncio.CancelledError:
-            self._refund(call)
-            raise
-        call.created_at = verdict.at
-        self._note(policies, call, verdict)
-        return _what_is_left(verdict.levels)
-
-    async def _reserve_less(self, policies: Sequence[Policy], call: Call, denied: Denied, by: float) -> Granted:
-        """A claim found no room. Ask once more where its policy can make do with less; raise its error otherwise."""
-        owner = _owner(policies, call, denied.level)
-        shrink = getattr(owner, "shrink", None)
-        if shrink is not None and shrink(call, denied.level):
-            call.claims = _claims(policies, call)
-            verdict = await self._counters.reserve(call.request_id, call.claims, LEASE_S, call.created_at, by)
-            if isinstance(verdict, Granted):
-                return verdict
-            denied = verdict
-            owner = _owner(policies, call, denied.level)
-        limit = denied.level.limit
-        self._metrics.rejections.labels(limit.scope, limit.metric).inc()
-        raise owner.denied(call, denied.level)
-
-    def _uncounted(self, policies: Sequence[Policy], call: Call, error: StoreUnavailable) -> Headers:
-        """The store is away: go on only where every policy with a claim says so. What such a call uses is counted
-        when it settles, as soon as the store is back."""
-        if any(policy.on_store_error == "deny" and policy.claims(call) for policy in policies):
-            self._refund(call)
-            raise accounting_unavailable(
-                "The gateway cannot check your quota now, so it does not make the call. Try again shortly."
-            ) from error
-        self._metrics.unmetered.inc()
-        call.decisions = tuple(
-            [
-                _new(Decision, (*_about(policy, limit), 0, amount, False))
-                for policy in policies
-                for limit, amount in policy.claims(call)
-            ]
-        )
-        return []
-
-    def _refund(self, call: Call) -> None:
-        """The store may or may not hold what this call claims; it does not any more."""
-        self._counters.settle(call.request_id, (), call.created_at, NOTHING)
-
-    def _note(self, policies: Sequence[Policy], call: Call, verdict: Granted) -> None:
-        """Keep what the claims were told, for the call's row and for the metrics."""
-        levels = verdict.levels
-        for index in verdict.over:
-            limit = levels[index].limit
-            self._metrics.over_limit.labels(limit.scope, limit.metric, limit.action).inc()
-        self._metrics.note_levels(levels)
-        prefixes = self._prefixes
-        decisions = []
-        for (limit, amount), level in zip(call.claims, levels):  # noqa: B905 - the keyword costs more than the pairing
-            known = prefixes.get(id(limit))
-            if known is None:
-                known = self._prefix(policies, call, limit)
-            decisions.append(_new(Decision, (*known[1], level[1], amount, True)))
-        call.decisions = tuple(decisions)
-        if verdict.over and not call.shadowed:
-            self._note_shadow(call)
-
-    def _prefix(self, policies: Sequence[Policy], call: Call, limit: Limit) -> tuple[Limit, _About]:
-        """What decisions on a limit have in common. Kept by identity, together with the limit, so that no other limit
-        can get the same identity: hashing one at every call would cost more than all the rest."""
-        if len(self._prefixes) >= _REMEMBERED_LIMITS:
-            self._prefixes.clear()
-        owner = next(policy for policy in policies if any(claim.limit is limit for claim in policy.claims(call)))
-        known = self._prefixes[id(limit)] = (limit, _about(owner, limit))
-        return known
 
     def _count(self, endpoint: Inference, known: _Known, error: GatewayError) -> None:
         """A refused request in the metrics. Only names from the configuration become labels."""
@@ -309,51 +296,10 @@ def _wants_usage(body: Body) -> bool:
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
-def _claims(policies: Sequence[Policy], call: Call) -> Sequence[Claim]:
-    return [claim for policy in policies for claim in policy.claims(call)]
-
-
-def _about(policy: Policy, limit: Limit) -> _About:
-    return policy.name, limit.scope, limit.subject, limit.metric, limit.window, limit.action, limit.amount
-
-
-def _owner(policies: Sequence[Policy], call: Call, level: Level) -> Policy:
-    """The policy that made the claim on a level's limit."""
-    return next(
-        p for p in policies if any(claim.limit is level.limit or claim.limit == level.limit for claim in p.claims(call))
+def _barred(leg: Leg) -> GatewayError:
+    """Every provider of the model has said when to come again, and that is not now."""
+    return rate_limited(
+        f"The providers of '{leg.name}' have no room now, and have said when they will. Try again in "
+        f"{math.ceil(leg.wait)} s.",
+        math.ceil(leg.wait),
     )
-
-
-def _what_is_left(levels: Sequence[Level]) -> Headers:
-    """OpenAI's rate limit headers, for the tightest limit on requests and on tokens."""
-    requests: Level | None = None
-    tokens: Level | None = None
-    fewest_requests = fewest_tokens = MAX_AMOUNT
-    for level in levels:
-        limit = level[0]
-        metric = limit.metric
-        if limit.action != "deny":
-            continue
-        left = limit.amount - level[1]
-        if metric == "requests":
-            if left < fewest_requests:
-                requests, fewest_requests = level, left
-        elif metric == "tokens" and left < fewest_tokens:
-            tokens, fewest_tokens = level, left
-    headers: Headers = []
-    if requests is not None:
-        _show(headers, requests, *_REQUESTS)
-    if tokens is not None:
-        _show(headers, tokens, *_TOKENS)
-    return headers
-
-
-def _show(headers: Headers, level: Level, limit: bytes, remaining: bytes, reset: bytes) -> None:
-    headers.append((limit, b"%d" % level.limit.amount))
-    headers.append((remaining, b"%d" % level.remaining))
-    if level.resets_in is not None:
-        headers.append((reset, b"%ds" % level.resets_in))
-
-
-_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
-_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,7 +28,22 @@ async def receipt(session: AsyncSession, request_id: str, user: str | None) -> d
 
 
 def made_out(rows: Sequence[Row], prices: Mapping[str, Price]) -> dict[str, Any]:
-    """The rows of one call, its end first, as a receipt."""
+    """The rows of one request as a receipt: of the call that ended it, with those at other models `before` it, whose
+    cost is in the total. `attempts` are those of all."""
+    *before, last = [list(call) for _, call in groupby(rows, key=itemgetter("request_id"))]
+    receipt = _call(last, prices)
+    if before:
+        receipt |= {
+            "request_id": before[0][0]["request_id"],
+            "attempts": sum(call[0]["attempts"] for call in (*before, last)),
+            "before": [_call(call, prices) for call in before],
+            "total": _total(rows),
+        }
+    return receipt
+
+
+def _call(rows: Sequence[Row], prices: Mapping[str, Price]) -> dict[str, Any]:
+    """The rows of one call, its end first."""
     end, adjustments = rows[0], rows[1:]
     total = _total(rows)
     settled = {"tokens": total["prompt_tokens"] + total["completion_tokens"], "cost_usd": total["cost_usd"]}
@@ -50,6 +67,7 @@ def made_out(rows: Sequence[Row], prices: Mapping[str, Price]) -> dict[str, Any]
         "overspent": _overspent(decisions, settled),
         "decisions": decisions,
         "adjustments": [_adjustment(row, prices) for row in adjustments],
+        "before": [],
         "total": total,
     }
 

@@ -23,7 +23,7 @@ from gateway.core.call import Call
 from gateway.core.limits import Base, Count, Limit
 from gateway.core.money import MAX_AMOUNT
 from gateway.core.ports import RecountableStore, StoreState, StoreUnavailable
-from gateway.pipeline import LEASE_S
+from gateway.reserve import LEASE_S
 from gateway.storage import ledger, revisions
 from gateway.storage.engine import Database
 from gateway.storage.errors import DatabaseUnavailable

@@ -1,50 +1,41 @@
-"""Carries a call to its upstream and the answer back.
+"""Carries a request from model to model until one answers.
 
-The books are closed before the last byte goes out, so a client that has its whole answer is always in the ledger.
-Closing them takes no await, so neither a cancelled task nor a client that left can come between.
+What was tried and failed is hidden from the client as long as it has seen nothing of an answer. Each model that the
+request comes to is a call of its own in the books, held for by that model's limits and price.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
 
+from gateway import failures
+from gateway.attempt import Attempts, Carrier, ClientLeft, about
 from gateway.books import Books, Run
 from gateway.client import Client
 from gateway.core.call import Call
-from gateway.core.deployment import Target
-from gateway.core.errors import (
-    GatewayError,
-    internal_error,
-    no_healthy_deployment,
-    upstream_error,
-    upstream_timeout,
-)
+from gateway.core.deployment import Leg, Target
+from gateway.core.errors import GatewayError, internal_error, no_healthy_deployment
 from gateway.core.headers import Headers, first, safe_value
-from gateway.core.ports import Answer, Provider, Stream
-from gateway.core.upstream import Exchange, Transport, UpstreamFailure, UpstreamRequest
-from gateway.filtering import FilteredAnswer, FilteredStream, applies
-from gateway.routing import order
+from gateway.failures import Unanswered
+from gateway.health import Health
+from gateway.routing import Course
 from gateway.telemetry.metrics import Metrics
-from gateway.translation import TranslatedAnswer, TranslatedStream, as_chat, through_chat
 
 logger = logging.getLogger("aidock.relay")
 
-_MOST_ANSWER_BYTES = 256 * 2**20
-_MOST_ERROR_BYTES = 64 * 2**10
-_WORTH_REPEATING = frozenset({502, 503, 529})
-"""Statuses by which an upstream says that it did not do the work and may do it now."""
 _PAUSE_S = (0.05, 0.25)
+"""Before the first repetition at a deployment; twice as long before each further one."""
+_LONGEST_WAIT_S = 3.0
+"""The longest that a call waits because an upstream asks it to. A client's own patience is better spent by itself."""
+_USUAL_WAIT_S = 0.5
+"""How long it waits where an upstream has no room and does not say until when."""
+_LATE = (1.0, 1.25)
+"""Calls that were told to wait equally long come back spread."""
+_MOST_ATTEMPTS = 12
+"""Of one request, whatever is configured: clients repeat theirs, and the two multiply."""
 
-_SSE: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-]
 _JSON: Headers = [(b"content-type", b"application/json")]
 
 _SHUTTING_DOWN = GatewayError(
@@ -52,37 +43,19 @@ _SHUTTING_DOWN = GatewayError(
 )
 
 
-class Carrier(NamedTuple):
-    """What speaks to one upstream: its dialect, and the pool that carries it, or the provider itself where it
-    answers alone. `authorize` is there where the upstream wants more than a key."""
-
-    provider: Provider
-    transport: Transport
-    authorize: Callable[[UpstreamRequest, Target, Transport], Awaitable[None]] | None = None
-    passing: Callable[[Call, Target, Headers], Stream | None] | None = None
-
-
-class Unanswered(Exception):
-    """An attempt that failed before anything reached the client. `again`: the same target may do better now;
-    `elsewhere`: another target may."""
-
-    def __init__(self, error: GatewayError, *, again: bool = False, elsewhere: bool = False) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.again = again
-        self.elsewhere = elsewhere
-
-
-class ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
+Move = Callable[[Leg, int], Awaitable[tuple[Call, Headers]]]
+"""Makes the request's call on another leg, of a number, its claims held, and the headers of its answer. Raises
+`GatewayError` where it may not be made."""
 
 
 class Relay:
     """Carries calls. One object per process."""
 
-    def __init__(self, books: Books, metrics: Metrics) -> None:
+    def __init__(self, books: Books, metrics: Metrics, health: Health) -> None:
         self._books = books
         self._metrics = metrics
+        self._health = health
+        self._attempts = Attempts(books, metrics, health)
         self._running: dict[str, Run] = {}
 
     @property
@@ -93,24 +66,35 @@ class Relay:
     def __len__(self) -> int:
         return len(self._running)
 
-    async def carry(self, call: Call, client: Client, carriers: Mapping[str, Carrier], headers: Headers) -> None:
-        """Serve a call whose claims are held. Answers the client and closes the books, whatever happens.
+    async def carry(
+        self,
+        call: Call,
+        client: Client,
+        carriers: Mapping[str, Carrier],
+        headers: Headers,
+        course: Course,
+        move: Move,
+    ) -> None:
+        """Serve a call whose claims are held, with the headers of its answer. Answers the client and closes the books,
+        whatever happens. `course` says where the request may go from there, `move` makes its call for it.
 
         Raises `GatewayError` only where the call could not be opened; then nothing is held or owed.
         """
-        targets = order(call.route, random.random())  # noqa: S311  spreads load, guards nothing
-        run = self._books.open(call, targets[0])
+        run = self._books.open(call, headers)
         self._running[call.request_id] = run
         client.on_gone(run.leave)
         try:
-            await self._attempt_each(run, client, targets, carriers, headers)
+            await self._serve(run, client, carriers, course, move)
         except ClientLeft:
             self._books.close(run, "client_gone")
+        except Unanswered as failed:
+            await self._fail(run, client, failed.error, failed.told or failed.error)
         except GatewayError as error:
-            await self._fail(run, client, error, headers)
+            await self._fail(run, client, error, error)
         except Exception:
             logger.exception("a call failed in the gateway itself")
-            await self._fail(run, client, internal_error(call.request_id), headers)
+            defect = internal_error(call.request_id)
+            await self._fail(run, client, defect, defect)
         finally:
             self._books.close(run, "client_gone")  # does nothing unless a cancellation cut the paths above short
             client.stop_watching()
@@ -126,232 +110,111 @@ class Relay:
         for run in self._running.values():
             self._books.close(run, "client_gone")
 
-    async def _attempt_each(
-        self,
-        run: Run,
-        client: Client,
-        targets: Sequence[Target],
-        carriers: Mapping[str, Carrier],
-        headers: Headers,
+    async def _serve(
+        self, run: Run, client: Client, carriers: Mapping[str, Carrier], course: Course, move: Move
     ) -> None:
-        """Try targets until one answers. The first failure is what the client is told if none does."""
-        first: GatewayError | None = None
-        for position, target in enumerate(targets):
-            if position:
-                self._metrics.fallbacks.labels(run.call.route.name).inc()
-            for retry in range(target.max_retries + 1):
-                if retry:
-                    await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311  jitter
-                try:
-                    await self._attempt(run, client, target, carriers[target.upstream.name], headers)
-                    self._note(target, "ok")
-                    return
-                except Unanswered as failed:
-                    self._note(target, failed.error.code)
-                    first = first or failed.error
-                    if not failed.elsewhere:
-                        raise first from failed
-                    if not failed.again:
-                        break
-                except GatewayError as error:
-                    self._note(target, error.code)
+        """Try one model after the other until one answers. The first failure is what the client is told if none
+        does."""
+        told: GatewayError | None = None
+        while True:
+            try:
+                await self._try(run, client, carriers)
+                return
+            except Unanswered as failed:
+                told = failed.told = told or failed.error
+                if not await self._move(run, failed, course, move) and not await self._wait(run, failed):
                     raise
-        raise first or no_healthy_deployment(f"No deployment serves '{run.call.model_id}' now.")
 
-    async def _attempt(self, run: Run, client: Client, target: Target, carrier: Carrier, headers: Headers) -> None:
-        """Ask one target and pass its answer on. Raises `Unanswered` while nothing has reached the client."""
-        provider, transport, authorize, passing = carrier
-        translation = through_chat(run.call, target, provider)
-        call = run.call if translation is None else as_chat(run.call, translation)
-        request = provider.request(call, target)
-        if authorize is not None:
-            await _authorized(authorize(request, target, transport))
-        exchange = transport.exchange(request)
-        run.begin(target, exchange)
-        try:
-            if run.ended_by is not None:
-                raise run.ended_by
+    async def _try(self, run: Run, client: Client, carriers: Mapping[str, Carrier]) -> None:
+        """Try the deployments of the call's model until one answers. Raises the last failure."""
+        last: Unanswered | None = None
+        call = run.call
+        for target in call.targets:
+            admission = self._health.admit(target, anyway=call.anyway)
+            if admission == "refused":
+                continue
+            try:
+                await self._try_deployment(run, client, target, carriers[target.upstream.name])
+                return
+            except Unanswered as failed:
+                last = failed
+                if run.has_used or not failed.elsewhere:
+                    raise
+            finally:
+                if admission == "trial":
+                    self._health.give_back(target)
+        raise last or Unanswered(no_healthy_deployment(f"No deployment serves '{call.route.name}' now."), "connect")
+
+    async def _try_deployment(self, run: Run, client: Client, target: Target, carrier: Carrier) -> None:
+        """Try one deployment, and again as often as its settings say."""
+        repeated = 0
+        while True:
+            try:
+                await self._attempts.make(run, client, target, carrier)
+                return
+            except Unanswered as failed:
+                self._health.failed(target, failed.kind, failed.wait)
+                if run.status:
+                    raise failed.error from failed  # the client has a part of the answer
+                if run.has_used or not failed.again or not self._may_repeat(run, failed, repeated):
+                    raise
+            await run.pause(random.uniform(*_PAUSE_S) * 2**repeated)  # noqa: S311  jitter
+            repeated += 1
+
+    def _may_repeat(self, run: Run, failed: Unanswered, repeated: int) -> bool:
+        """Whether the deployment's settings allow one more try. A request that its client repeats is not repeated here
+        as well."""
+        allowed = getattr(run.target.retries, failed.kind, 0)
+        return repeated < allowed and run.attempts < _MOST_ATTEMPTS and not _is_repeated(run.call.headers)
+
+    async def _move(self, run: Run, failed: Unanswered, course: Course, move: Move) -> bool:
+        """Go on to the next model that takes the call. False where there is none."""
+        while run.attempts < _MOST_ATTEMPTS and (leg := course.after(failed.kind)) is not None:
             if run.left:
                 raise ClientLeft
-            await exchange.start()
-            run.sent = True
-            if not 200 <= exchange.status < 300:
-                await self._refused(exchange, provider, target)
-            elif call.endpoint.media and passing is not None:
-                reader = passing(call, target, exchange.headers)
-                await self._pass_on(run, client, exchange, provider, reader, headers)
-            elif call.streamed:
-                stream = provider.stream(call, target)
-                if applies(call):
-                    stream = FilteredStream(stream, call.filters)
-                if translation is not None:
-                    stream = TranslatedStream(stream, translation.stream(run.call))
-                await self._pump(run, client, exchange, stream, headers)
-            else:
-                answer = await self._answer(call, exchange, provider, target)
-                if applies(call):
-                    answer = FilteredAnswer(answer, call.filters)
-                if translation is not None:
-                    answer = TranslatedAnswer(answer, translation.answer(run.call, answer.body))
-                await self._reply(run, client, answer, headers)
-        except UpstreamFailure as failure:
-            run.sent = run.sent or not failure.unsent
-            raise _translated(run, failure) from failure
-        finally:
-            exchange.close()
+            self._books.pass_on(run, failed.error)
+            run.calls += 1
+            try:
+                call, headers = await move(leg, run.calls)
+                if run.ended:
+                    self._books.give_up(call)
+                    raise ClientLeft
+                self._books.go_on(run, call, headers)
+            except GatewayError:
+                continue  # the caller may not use so much of that model, or it cannot be recorded
+            self._metrics.fallbacks.labels(call.route.name).inc()
+            return True
+        return False
 
-    async def _pass_on(
-        self,
-        run: Run,
-        client: Client,
-        exchange: Exchange,
-        provider: Provider,
-        reader: Stream | None,
-        headers: Headers,
-    ) -> None:
-        """An answer that may be anything: what it is, its content type tells."""
-        if reader is None:
-            await self._reply(run, client, await self._answer(run.call, exchange, provider, run.target), headers)
-            return
-        kind = first(exchange.headers, b"content-type")
-        run.kind = None if kind is None or kind.startswith(b"text/event-stream") else [(b"content-type", kind)]
-        await self._pump(run, client, exchange, reader, headers)
+    async def _wait(self, run: Run, failed: Unanswered) -> bool:
+        """Wait as an upstream without room asks for, to try once more. False where that would be too long."""
+        wait = _USUAL_WAIT_S if failed.wait is None else failed.wait
+        if failed.kind != "rate_limit" or wait > _LONGEST_WAIT_S or not failed.may_repeat:
+            return False
+        if run.closed or run.has_used or not self._may_repeat(run, failed, run.waits):
+            return False
+        run.waits += 1
+        await run.pause(wait * random.uniform(*_LATE))  # noqa: S311  jitter
+        return True
 
-    async def _refused(self, exchange: Exchange, provider: Provider, target: Target) -> None:
-        """An upstream's error status. Always raises."""
-        status = exchange.status
-        body = await _read(exchange, _MOST_ERROR_BYTES)
-        error = provider.error(status, exchange.headers, body or b"", target)
-        not_the_callers_fault = status >= 500 or status in (401, 403, 408, 429)
-        raise Unanswered(error, again=status in _WORTH_REPEATING, elsewhere=not_the_callers_fault)
-
-    async def _answer(self, call: Call, exchange: Exchange, provider: Provider, target: Target) -> Answer:
-        """A whole answer, read."""
-        body = await _read(exchange, _MOST_ANSWER_BYTES)
-        if body is None:
-            raise Unanswered(upstream_error("The provider's answer is larger than this gateway passes on."))
-        try:
-            return provider.answer(call, target, body)
-        except GatewayError as error:
-            raise Unanswered(error) from error
-
-    async def _reply(self, run: Run, client: Client, answer: Answer, headers: Headers) -> None:
-        """Close the books on a whole answer and send it."""
-        run.usage, run.produced = answer.usage, answer.produced
-        run.status = 200
-        self._books.close(run, "client_gone" if run.left else "ok")
-        await client.reply(200, [(b"content-type", answer.content_type), *headers, *_about(run)], answer.body)
-
-    async def _pump(self, run: Run, client: Client, exchange: Exchange, stream: Stream, headers: Headers) -> None:
-        """A streamed answer. The status waits for the first bytes: a failure before them is still a status."""
-        run.produced = stream.produced
-        run.tell = getattr(stream, "failure", None)
-        data = b""
-        try:
-            while not stream.complete:
-                chunk = await exchange.read()
-                if not chunk:
-                    data = stream.finish()
-                    break
-                data = stream.feed(chunk)
-                if data and not stream.complete:
-                    if not run.status:
-                        await self._begin(run, client, headers)
-                    await client.write(data)
-        except GatewayError as error:
-            raise error if run.status else Unanswered(error) from error
-        finally:
-            run.usage = stream.usage
-        if not run.status:
-            await self._begin(run, client, headers)
-        self._books.close(run, "client_gone" if run.left else "ok")
-        await client.end(data)
-
-    async def _begin(self, run: Run, client: Client, headers: Headers) -> None:
-        run.status = 200
-        run.first_byte_at = time.monotonic()
-        await client.begin(200, [*(run.kind or _SSE), *headers, *_about(run)])
-
-    async def _fail(self, run: Run, client: Client, error: GatewayError, headers: Headers) -> None:
-        """Close the books on a failure and tell the client, by a status or, once the stream began, in band."""
-        call = run.call
-        run.status = run.status or error.status
-        self._books.close(run, "timeout" if error.code == "upstream_timeout" else "upstream_error")
+    async def _fail(self, run: Run, client: Client, error: GatewayError, told: GatewayError) -> None:
+        """Close the books on a failure and tell the client, by a status or, once the stream began, in band. It is
+        `told` of the first failure, whatever came of the others."""
+        dialect = run.call.endpoint.dialect
+        run.status = run.status or told.status
+        self._books.close(run, failures.outcome_of(error))
         if client.began:
-            tell = run.tell or call.endpoint.dialect.error_event
-            told = tell(error, call.request_id)
-            if told:
-                await client.fail(told)
+            said_in_band = (run.tell or dialect.error_event)(told, run.request_id)
+            if said_in_band:
+                await client.fail(said_in_band)
             else:
                 client.cut()
             return
-        said = [(name.encode(), safe_value(value)) for name, value in error.headers.items()]
-        body = call.endpoint.dialect.error_body(error, call.request_id)
-        await client.reply(error.status, [*_JSON, *headers, *_about(run), *said], body)
-
-    def _note(self, target: Target, outcome: str) -> None:
-        """Count an attempt, and whether its deployment is well."""
-        memo = target.memo
-        count = memo.get(outcome)
-        if count is None:
-            count = memo[outcome] = self._metrics.attempts.labels(target.upstream.name, outcome)
-        count.inc()
-        up = outcome == "ok"
-        if memo.get("up") is not up:
-            memo["up"] = up
-            self._metrics.deployment_up.labels(target.model.model_id, target.upstream.name).set(up)
+        said = [(name.encode(), safe_value(value)) for name, value in told.headers.items()]
+        body = dialect.error_body(told, run.request_id)
+        await client.reply(told.status, [*_JSON, *run.headers, *about(run), *said], body)
 
 
-async def _authorized(authorizing: Awaitable[None]) -> None:
-    """A target whose credential cannot be had is passed over."""
-    try:
-        await authorizing
-    except GatewayError as error:
-        raise Unanswered(error, elsewhere=True) from error
-
-
-def _translated(run: Run, failure: UpstreamFailure) -> Exception:
-    """A broken exchange as what it means for the call."""
-    if run.ended_by is not None:
-        return run.ended_by
-    if run.left:
-        return ClientLeft()
-    logger.warning(
-        "an upstream exchange broke",
-        extra={"provider": run.target.upstream.name, "kind": failure.kind, "reason": str(failure)},
-    )
-    if failure.kind.endswith("timeout"):
-        error = upstream_timeout(f"The provider did not answer in time ({failure.kind.replace('_', ' ')}).")
-    elif run.status:
-        error = upstream_error("The provider broke off in the middle of its answer.")
-    elif run.sent:
-        error = upstream_error("The provider closed the connection without a usable answer.")
-    else:
-        error = upstream_error("The provider cannot be reached.")
-    if run.status:
-        return error
-    return Unanswered(error, again=failure.unsent, elsewhere=failure.unsent or failure.kind == "connect_timeout")
-
-
-def _about(run: Run) -> Headers:
-    """What an answer says of the target that gave it."""
-    memo = run.target.memo
-    about = memo.get("about")
-    if about is None:
-        about = memo["about"] = [
-            (b"x-aidock-model", safe_value(run.target.model.model_id)),
-            (b"x-aidock-provider", safe_value(run.target.upstream.name)),
-        ]
-    return [*about, (b"x-aidock-attempts", b"%d" % run.attempts)]
-
-
-async def _read(exchange: Exchange, most: int) -> bytes | None:
-    """A body in one piece, None where it is longer than `most`."""
-    pieces: list[bytes] = []
-    size = 0
-    while piece := await exchange.read():
-        size += len(piece)
-        if size > most:
-            return None
-        pieces.append(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+def _is_repeated(headers: Headers) -> bool:
+    """Whether the client says that it has made this request before."""
+    return first(headers, b"x-stainless-retry-count") not in (None, b"0")

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from gateway import __version__, plugins
 from gateway.admission import Admission
+from gateway.attempt import Carrier
 from gateway.books import Books
 from gateway.conversations.connect import conversation_store
-from gateway.core.deployment import Tls, Upstream
+from gateway.core.deployment import Target, Tls, Upstream
 from gateway.core.limits import Limit
 from gateway.core.ports import Authorizes, Passes
 from gateway.core.upstream import Transport
+from gateway.health import Health
 from gateway.idempotency.connect import answer_store
 from gateway.identity.directory import Directory
 from gateway.identity.pepper import load_pepper
@@ -22,7 +24,7 @@ from gateway.ledger.table import LedgerTable
 from gateway.ledger.writer import LedgerWriter
 from gateway.quotas.connect import counter_store
 from gateway.recount import Recount
-from gateway.relay import Carrier, Relay
+from gateway.relay import Relay
 from gateway.settings.compile import Snapshot
 from gateway.settings.watch import Reloader, Source
 from gateway.shadow import ShadowLog
@@ -69,7 +71,8 @@ class Services:
         self.adopter = Adopter(self.data / "journal", self.sink, own=self.journal.path)
         self.limits_in_force = True
         self.recount: Recount | None = None
-        self.relay = Relay(Books(self.journal, self.counters, self.metrics, self.log), self.metrics)
+        self.health = Health()
+        self.relay = Relay(Books(self.journal, self.counters, self.metrics, self.log), self.metrics, self.health)
         self._environ = environ
         self._providers = plugins.providers()
         self._transports: dict[Tls, HttpTransport] = {}
@@ -93,7 +96,13 @@ class Services:
         """Serve new calls by a snapshot. Raises `ValueError`, and changes nothing, where it cannot be used."""
         self.world = build(snapshot, {name: self._carrier(upstream) for name, upstream in snapshot.upstreams.items()})
         self.admission.resize(snapshot.server.max_inflight)
+        self.health.keep(self.targets())
         self.metrics.show_config(snapshot.version, snapshot.hash)
+
+    def targets(self) -> list[Target]:
+        """Every place that the configuration in force sends calls to, once."""
+        routes = self.world.snapshot.routes.values()
+        return list(dict.fromkeys(target for route in routes for target in route.every_target))
 
     def ready(self) -> tuple[bool, dict[str, str]]:
         """Whether new calls are welcome, and each check by name.
@@ -123,6 +132,8 @@ class Services:
         metrics.publish()
         metrics.journal_depth.set(self.journal.depth)
         metrics.reload_ok.set(self.reloader.last_reload_ok)
+        for (model, provider), up in self.health.up(self.targets()).items():
+            metrics.deployment_up.labels(model, provider).set(up)
         found = self.adopter.recovered
         _raise_to(metrics.ledger_rows, self.writer.rows + self.adopter.rows)
         _raise_to(metrics.ledger_orphans, self.writer.orphans + found.orphans)

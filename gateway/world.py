@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gateway import plugins
+from gateway.attempt import Carrier
 from gateway.core.call import Call
 from gateway.core.deployment import Route
 from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError, invalid_request, model_not_found
 from gateway.core.ports import Filters, Inspects, Policy
 from gateway.core.principal import Principal
-from gateway.relay import Carrier
 from gateway.settings.compile import Snapshot
 from gateway.translation import can_take
 
@@ -36,16 +36,21 @@ class World(NamedTuple):
         return route
 
     def check(self, call: Call) -> None:
-        """Put a call before the chain, and leave it the targets that can take it. Raises what the first policy to
-        refuse it raises, and a 400 where no target can."""
+        """Put a call before the chain. Raises what the first policy to refuse it raises, and a 400 where no target can
+        take it."""
         try:
             for policy in self.policies:
                 policy.check(call)
         except GatewayError as error:
             if error.code == "model_not_found":
-                raise self.unknown_model(call.model_id, call.principal) from error
+                raise self.unknown_model(call.route.name, call.principal) from error
             raise
-        call.route = self._able(call.route, call.endpoint)
+        if not self.able(call.route, call.endpoint).every_target:
+            raise invalid_request(
+                f"The model '{call.route.name}' does not serve {call.endpoint.path}. GET /v1/models lists the others.",
+                param="model",
+                code="unsupported_endpoint",
+            )
 
     async def inspect(self, call: Call) -> None:
         """Let policies that want to look at the prompt, and say what reads the answer. Raises what they raise."""
@@ -53,18 +58,12 @@ class World(NamedTuple):
             await policy.inspect(call)
         call.filters = tuple(made for policy in self.filtering if (made := policy.filters(call)) is not None)
 
-    def _able(self, route: Route, endpoint: Inference) -> Route:
+    def able(self, route: Route, endpoint: Inference) -> Route:
         """The part of a route whose targets can take the endpoint's calls; usually all of it."""
         able: Route | None = route.memo.get(endpoint.name)
         if able is None:
             able = route.memo[endpoint.name] = route.only(
                 lambda target: can_take(endpoint, target, self.carriers[target.upstream.name].provider)
-            )
-        if not able.every_target:
-            raise invalid_request(
-                f"The model '{route.name}' does not serve {endpoint.path}. GET /v1/models lists the others.",
-                param="model",
-                code="unsupported_endpoint",
             )
         return able
 

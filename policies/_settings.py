@@ -37,6 +37,13 @@ class Settings:
             raise ValueError(f"{self._policy}.{name} must be a number from 1 to 100")
         return float(value)
 
+    def seconds(self, name: str, default: float, most: float) -> float:
+        """A number of seconds, which may be 0."""
+        value = self._take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            raise ValueError(f"{self._policy}.{name} must be a number of seconds from 0 to {most:g}")
+        return float(value)
+
     def count(self, name: str, default: int) -> int:
         """A positive integer."""
         value = self._take(name, default)

@@ -17,8 +17,9 @@ class ModelAccess:
     on_store_error: OnStoreError = "deny"
 
     def check(self, call: Call) -> None:
-        if not call.principal.may_use(call.model_id):
-            raise model_not_found(f"The model '{call.model_id}' does not exist or is not available to you.")
+        asked = call.route.name  # a fallback is a part of what was asked for
+        if not call.principal.may_use(asked):
+            raise model_not_found(f"The model '{asked}' does not exist or is not available to you.")
 
     def claims(self, call: Call) -> Sequence[Claim]:
         return ()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from gateway.core.headers import safe_value
-from gateway.core.upstream import Origin
+from gateway.core.upstream import Origin, UpstreamRequest
 
 if TYPE_CHECKING:
-    from gateway.core.deployment import Upstream
+    from gateway.core.deployment import Target, Upstream
     from gateway.core.headers import Headers
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -30,6 +30,13 @@ def path_below(base_url: str, operation: str, query: Mapping[str, str] | None = 
     pairs += [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in (query or {}).items()]
     path = f"{url.path.rstrip('/')}/{operation}" + (f"?{'&'.join(pairs)}" if pairs else "")
     return quote(path, safe="/%:?#[]@!$&'()*+,;=-._~").encode("ascii")
+
+
+def check_request(target: Target, path: str, headers: Headers) -> UpstreamRequest:
+    """A GET of a path below a target's base URL."""
+    base_url = target.upstream.base_url
+    below = path_below(base_url, path.lstrip("/"))
+    return UpstreamRequest(b"GET", origin(base_url), below, list(headers), b"", target.deadlines)
 
 
 def json_headers(upstream: Upstream, own: Headers) -> Headers:

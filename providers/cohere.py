@@ -8,7 +8,7 @@ from gateway.core.body import DecodeError, decode, encode
 from gateway.core.headers import safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
 from gateway.core.usage import Usage
-from providers._address import json_headers, origin, path_below
+from providers._address import check_request, json_headers, origin, path_below
 from providers._chat import read_chat
 from providers._cohere_answer import CohereStream, written_answer
 from providers._cohere_request import chat_body
@@ -65,6 +65,9 @@ class Cohere:
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
         return answered_error(status, headers, body, target)
+
+    def check(self, target: Target, path: str | None) -> UpstreamRequest:
+        return check_request(target, path or "v1/models", _head(target)[1])
 
 
 def _head(target: Target) -> tuple[Origin, Headers]:

@@ -16,7 +16,7 @@ from gateway.core.errors import GatewayError, invalid_request
 from gateway.core.form import Form
 from gateway.core.headers import safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
-from providers._address import json_headers, origin, path_below
+from providers._address import check_request, json_headers, origin, path_below
 from providers._caps import CapNames, cap_names, write_cap
 from providers._embeddings import as_asked
 from providers._entra_token import entra_tokens
@@ -158,6 +158,11 @@ class OpenAI:
         if tokens is not None:
             request.headers.append((b"authorization", await tokens.header(credential, target, transport)))
 
+    def check(self, target: Target, path: str | None) -> UpstreamRequest:
+        azure = target.upstream.quirks.get("path") == "azure"
+        usual = f"openai/models?api-version={_api_version(target.upstream)}" if azure else "models"
+        return check_request(target, path or usual, _headers(target.upstream))
+
 
 def _upload(form: Form, plan: _Plan, headers: Headers, target: Target) -> UpstreamRequest:
     """A form as the client sent it, but for the model's name."""
@@ -205,9 +210,13 @@ def _path(operation: str, target: Target) -> bytes:
         return path_below(upstream.base_url, operation)
     if operation == RESPONSES:
         return path_below(upstream.base_url, "openai/v1/responses")  # the deployment goes by the model's name here
-    version = str(upstream.quirks.get("api_version") or AZURE_API_VERSION)
+    version = _api_version(upstream)
     deployment = quote(target.upstream_model, safe="")
     return path_below(upstream.base_url, f"openai/deployments/{deployment}/{operation}", {"api-version": version})
+
+
+def _api_version(upstream: Upstream) -> str:
+    return str(upstream.quirks.get("api_version") or AZURE_API_VERSION)
 
 
 def _headers(upstream: Upstream) -> Headers:

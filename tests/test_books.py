@@ -111,7 +111,7 @@ async def test_the_row_says_what_the_counters_were_told_whatever_a_provider_repo
     stage = Stage(tmp_path, limits=LIMITS)
     call = a_call(limits=LIMITS)
     call.claims = [Claim(limit, 1) for limit in LIMITS.quota]
-    stage.books.close(Run(call, a_target(), usage=reported), "ok")
+    stage.books.close(Run(call.request_id, call, a_target(), call.started, [], usage=reported), "ok")
     (row,) = stage.journal.outcomes
     ((_, actual),) = stage.store.settled
     assert (row.prompt_tokens, row.completion_tokens, row.cached_tokens, row.reasoning_tokens) == counted[:4]

@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -17,23 +18,19 @@ import uvloop
 from gateway import plugins
 from gateway.core.limits import Actual, Claim, Count, Level, Limit
 from gateway.core.ports import StoreUnavailable
-from gateway.local import (
-    LOCK_NAME,
-    MAX_LINE,
-    SOCKET_NAME,
-    LedgerCounters,
-    LocalCounters,
-    LocalInUse,
-    LocalServer,
-    counters_of,
-)
+from gateway.health import Health
+from gateway.itinerary import Reported
+from gateway.local import MAX_LINE, LedgerCounters, LocalCounters, LocalServer, counters_of, health_in
+from gateway.local_socket import LOCK_NAME, SOCKET_NAME, LocalInUse
 from gateway.quotas.memory import MemoryStore
 from gateway.quotas.windows import Calendar
+from gateway.routing import Standing
 from gateway.settings.compile import compile_document
 from gateway.settings.load import load
 from gateway.storage import ledger
 from gateway.storage.engine import Database
 from tests.ledger.support import outcome
+from tests.support.calls import a_target
 from tests.support.database import ready_database
 from tests.support.until import until
 
@@ -51,7 +48,10 @@ class Books:
         self.running: list[str] = []
         self.recounts = 0
         self.failure: Exception | None = None
-        self.server = LocalServer(directory, self.store, running=lambda: self.running, recount=self.recount)
+        self.facts: list[dict[str, Any]] = []
+        self.server = LocalServer(
+            directory, self.store, running=lambda: self.running, recount=self.recount, health=lambda: self.facts
+        )
 
     async def recount(self) -> None:
         if self.failure is not None:
@@ -108,6 +108,21 @@ async def test_what_runs_and_a_recount_that_is_done_when_it_answers(books: Books
     assert await client.running() == ["r1", "r2"]
     await client.recount([LIMIT])
     assert books.recounts == 1
+
+
+async def test_how_deployments_fare_is_told_where_a_gateway_listens(books: Books, tmp_path: Path) -> None:
+    target = a_target()
+    health = Health()
+    health.failed(target, "credential")
+    books.facts = [health.facts(target)]
+    told = Reported(await health_in(tmp_path))
+    assert told.asked
+    assert told.standing(target) is Standing.RESTING
+    assert 299 < told.wait(target) <= 330
+    assert told.standing(a_target(key=1)) is Standing.READY
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert await health_in(elsewhere) is None
 
 
 async def test_thousands_of_limits_are_asked_in_pieces(books: Books, tmp_path: Path) -> None:

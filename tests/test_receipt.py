@@ -168,3 +168,17 @@ async def test_overspend_is_counted_and_only_a_balanced_budget_has_any(
     assert stage.metric("aidock_overspend_total", metric="cost") == pytest.approx(over / 1_000_000)
     assert (await stage.used())["tokens", "month"] == 2_003, "the budget knows all of it"
     await stage.close()
+
+
+async def test_the_calls_at_other_models_come_before_and_are_in_the_total(database: Database) -> None:
+    failed = charged(outcome="timeout", status=504, attempts=3)
+    answered = charged(request_id="r1-2", model_id="spare", provider="elsewhere")
+    refund = outcome("r1-3", kind="refund", prompt_tokens=None, completion_tokens=None, cost_microusd=0)
+    found = await made(database, answered, refund, failed, outcome("r1-20"), outcome("r12"))
+    assert (found["request_id"], found["kind"], found["attempts"]) == ("r1", "refund", 5)
+    assert [(call["request_id"], call["model_id"], call["outcome"]) for call in found["before"]] == [
+        ("r1", failed.model_id, "timeout"),
+        ("r1-2", "spare", "ok"),
+    ]
+    assert found["total"] == {"prompt_tokens": 200, "completion_tokens": 20, "cost_usd": 2 * failed.cost_microusd / 1e6}
+    assert (await made(database))["before"][1]["provider"] == "elsewhere", "what is printed twice says the same"

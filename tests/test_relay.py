@@ -8,39 +8,15 @@ import pytest
 
 from gateway.books import Books, Run
 from gateway.client import Client
-from gateway.core.limits import LimitSet
 from gateway.core.records import Outcome
 from gateway.core.upstream import UpstreamFailure
 from gateway.relay import Relay
-from tests.support.calls import HELLO, a_limit, a_model, a_route, a_target, priced
+from tests.support.agreement import LIMITS, STREAM, assert_the_books_agree
+from tests.support.calls import HELLO, a_model, a_route, a_target, priced
 from tests.support.stage import DONE, Answer, FakePeer, Hang, Stage, event, streamed, whole_answer
 from tests.support.until import until
 
-STREAM = HELLO | {"stream": True}
-LIMITS = LimitSet(
-    rate=(a_limit("requests", 100, "minute"),),
-    quota=(a_limit("tokens", 1_000_000), a_limit("cost", 10**12)),
-    parallel=(a_limit("parallel", 5),),
-)
 WHOLE = Answer([whole_answer()])
-
-
-async def assert_the_books_agree(stage: Stage, story: str) -> None:
-    """Nothing is held, every intent has one outcome, and the counters say what the ledger will say."""
-    intents = [record.request_id for record in stage.journal.intents]
-    outcomes = stage.journal.outcomes
-    assert [record.request_id for record in outcomes] == intents, story
-    assert stage.file.open_intents == 0, story
-    assert stage.metric("aidock_inflight_requests") == 0, story
-    assert len(stage.relay) == 0, story
-    assert all(exchange.closed for exchange in stage.transport.exchanges), story
-    used = await stage.used()
-    assert used["parallel", "none"] == 0, f"{story}: still holds its place"
-    assert used["tokens", "month"] == sum((o.prompt_tokens or 0) + (o.completion_tokens or 0) for o in outcomes), story
-    assert used["cost", "month"] == sum(o.cost_microusd for o in outcomes), story
-    assert used["requests", "minute"] <= 1, story
-    if outcomes:
-        assert stage.metric("aidock_requests_total") == 1, f"{story}: counted once"
 
 
 def a_priced_route() -> Any:
@@ -228,11 +204,14 @@ async def test_a_provably_unsent_request_is_tried_again_and_then_elsewhere(tmp_p
     assert peer.status == 200
     assert peer.headers[b"x-aidock-attempts"] == b"3"
     assert peer.headers[b"x-aidock-model"] == b"spare"
+    assert peer.headers[b"x-aidock-fallback"] == b"error"
     assert stage.metric("aidock_fallbacks_total") == 1
-    assert stage.metric("aidock_deployment_up", provider="corp") == 0
-    assert stage.metric("aidock_deployment_up", provider="spare") == 1
-    (row,) = stage.journal.outcomes
-    assert (row.provider, row.attempts, row.outcome) == ("spare", 3, "ok")
+    failed, answered = stage.journal.outcomes
+    assert (failed.provider, failed.model_id, failed.attempts, failed.outcome) == ("corp", "m", 2, "upstream_error")
+    assert (failed.kind, failed.status) == ("refund", 502)
+    assert (answered.provider, answered.model_id, answered.attempts, answered.outcome) == ("spare", "spare", 1, "ok")
+    assert answered.request_id == f"{failed.request_id}-2"
+    assert peer.headers[b"x-request-id"].decode() == failed.request_id
     await assert_the_books_agree(stage, "fallback")
     await stage.close()
 
@@ -243,12 +222,12 @@ async def test_a_provably_unsent_request_is_tried_again_and_then_elsewhere(tmp_p
         (Answer([b"{}"], status=503), 3),
         (Answer([b"{}"], status=429, headers=[(b"retry-after", b"1")]), 2),
         (Answer([b"{}"], status=400), 1),
-        (Answer([UpstreamFailure("cut", "after it was sent")]), 1),
-        (Answer([], status=UpstreamFailure("first_byte_timeout", "slow")), 1),
+        (Answer([UpstreamFailure("cut", "after it was sent")]), 2),
+        (Answer([], status=UpstreamFailure("first_byte_timeout", "slow")), 2),
     ],
-    ids=["503 again, then elsewhere", "429 elsewhere", "400 never", "cut never", "slow never"],
+    ids=["503 again, then elsewhere", "429 elsewhere", "400 never", "cut elsewhere", "slow elsewhere"],
 )
-async def test_what_is_repeated_is_only_what_the_upstream_did_not_do(
+async def test_what_the_upstream_may_have_worked_on_goes_to_another_model_and_is_not_repeated(
     tmp_path: Path, answer: Answer, attempts: int
 ) -> None:
     route = a_route(a_target(max_retries=1), fallbacks=[a_target(a_model("spare"), upstream="spare")])

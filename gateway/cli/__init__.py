@@ -16,6 +16,7 @@ _COMMANDS = {
     "users": "Who calls.",
     "keys": "API keys.",
     "quotas": "How much of what.",
+    "routes": "Where calls go, and where they go next.",
     "usage": "What was used.",
     "prices": "What tokens cost, and what past calls would cost now.",
     "reconcile": "Compare the books: counters, ledger, sums, prices and journals.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.cli._origins import counter_of, stated
 from gateway.core.limits import Limit
 from gateway.core.ports import StoreUnavailable
-from gateway.local import LocalInUse, check_free
+from gateway.local_socket import LocalInUse, check_free
 from gateway.quotas.connect import counter_store
 from gateway.quotas.link import StoreUnfit
 from gateway.settings.compile import Snapshot

@@ -100,10 +100,17 @@ def _print_receipt(receipt: dict[str, Any]) -> None:
     _section([{"": name, "tokens": each["tokens"], "usd": each["cost_usd"]} for name, each in amounts.items()])
     _section(receipt["decisions"])
     _section([each | {"prices": each["prices"]["version"]} for each in receipt["adjustments"]])
+    _section([_tried_before(each) for each in receipt["before"]])
     click.echo(
         f"\nTotal: {total['prompt_tokens']} prompt and {total['completion_tokens']} completion tokens, "
         f"${total['cost_usd']:.6f}"
     )
+
+
+def _tried_before(call: dict[str, Any]) -> dict[str, Any]:
+    """A call at another model that came to nothing."""
+    names = ("request_id", "model_id", "provider", "upstream_model", "outcome", "status", "attempts")
+    return {**{name: call[name] for name in names}, "usd": call["cost_usd"]}
 
 
 def _section(rows: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from gateway.core.money import FREE, MAX_AMOUNT, Price, Unit
 
 if TYPE_CHECKING:
     from gateway.core.body import Body
-    from gateway.core.deployment import Route
+    from gateway.core.deployment import Leg, Reason, Route, Target
     from gateway.core.endpoint import Inference
     from gateway.core.headers import Headers
     from gateway.core.ports import TextFilter
@@ -108,13 +108,27 @@ class Demand:
         return amounts
 
 
+MOST_LEGS = 16
+"""A request goes to no more models than that."""
+
+
+def leg_id(request_id: str, number: int) -> str:
+    """The id of a request's call on a later leg, which count from 2."""
+    return f"{request_id}-{number}"
+
+
 @dataclass(slots=True)
 class Call:
-    """One inference request. `request_id` is ours, whatever the client sent; `started` is on the monotonic clock,
-    `created_at` on the counter store's, both in seconds. `claims` are what it holds until it settles, `decisions` what
+    """One inference request, or one leg of it: a request that fails at one model and goes on to another is a call of
+    its own for each. `request_id` is ours, whatever the client sent, with the leg's number behind it from the second
+    on; `started` is on the monotonic clock, `created_at` on the counter store's, both in seconds.
+
+    `model_id` is the name that it is booked under, `route` the one that the client asked for, less what does not take
+    part in this leg; `targets` are to be tried in order. `claims` are what it holds until it settles, `decisions` what
     the policies that made them were told, `shadowed` the policies in shadow whose check would have refused it.
     `as_chat` is the call as chat completions have it, once a target needed it so; `filters` make what reads each text
-    of the answer on its way; `continues` is the answer whose conversation, kept by the gateway, is in the body."""
+    of the answer on its way; `continues` is the answer whose conversation, kept by the gateway, is in the body.
+    `fallback` says why it goes to a fallback; `anyway` that its targets should rest."""
 
     request_id: str
     endpoint: Inference
@@ -135,6 +149,9 @@ class Call:
     as_chat: Call | None = None
     filters: tuple[Callable[[], TextFilter], ...] = ()
     continues: str | None = None
+    targets: Sequence[Target] = ()
+    fallback: Reason | None = None
+    anyway: bool = False
 
     def replace_body(self, body: Body) -> None:
         """Make the call with another body. Each byte more may be a token more."""
@@ -143,3 +160,11 @@ class Call:
         if self.endpoint.measure is not None:
             measure = self.endpoint.measure(body)
             self.demand.expect_units(measure.most, measure.likely)
+
+    def take(self, leg: Leg) -> None:
+        """Go this way."""
+        self.model_id = leg.name
+        self.route = leg.route
+        self.targets = leg.targets
+        self.fallback = leg.reason
+        self.anyway = leg.anyway

@@ -262,6 +262,14 @@ class Provider(Protocol):
 
 
 @runtime_checkable
+class Checkable(Protocol):
+    """The ability of a provider whose upstreams can be asked, at no cost, whether they are well."""
+
+    def check(self, target: Target, path: str | None) -> UpstreamRequest:
+        """A GET with the target's credential: of `path` below its base URL, else of what the dialect has for it."""
+
+
+@runtime_checkable
 class Authorizes(Protocol):
     """The ability of a provider whose requests need a signature or a token that must be fetched. It is asked for
     upstreams that have a `credential`."""

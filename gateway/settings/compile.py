@@ -3,19 +3,21 @@ whose values are all well-formed can still be refused."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from gateway.core.deployment import Model, Route, Target, Upstream
+from gateway.core.deployment import REASONS, Model, Reason, Route, Target, Upstream
 from gateway.core.limits import Limit
 from gateway.core.money import UNPRICED, PriceSchedule
 from gateway.paths import config_file, vendors_file
 from gateway.settings.findings import Findings
 from gateway.settings.load import Document
 from gateway.settings.problems import ConfigError, KeyPath, nearest
+from gateway.settings.resilience import CooldownSettings, FallbackSettings
 from gateway.settings.rules import PolicyCheck, PolicyEntry, check_counters, limits, policy_chain, time_zone
 from gateway.settings.schema import (
     ModelSettings,
@@ -27,7 +29,7 @@ from gateway.settings.schema import (
 )
 from gateway.settings.show import fingerprint
 from gateway.settings.tables import PriceBook, Vendors, schedule
-from gateway.settings.upstreams import UpstreamBuilder, deadlines
+from gateway.settings.upstreams import UpstreamBuilder, cooldown, deadlines, retries
 
 DEMO = "demo"
 
@@ -80,7 +82,7 @@ def compile_document(
         zone=zone,
         upstreams=MappingProxyType(upstreams),
         routes=MappingProxyType(routes),
-        models=MappingProxyType({name: target.model for name, target in targets.items()}),
+        models=MappingProxyType({name: deployments[0].model for name, deployments in targets.items()}),
         policies=policies,
         limits=bounds,
         warnings=tuple(findings.warnings),
@@ -93,7 +95,8 @@ def _with_demo(settings: Settings) -> Settings:
     if settings.models:
         return settings
     demo = ModelSettings(model_id=DEMO, display_name="Demo", provider=DEMO)
-    providers = {DEMO: ProviderSettings(dialect=DEMO), **settings.providers}
+    tireless = ProviderSettings(dialect=DEMO, cooldown=CooldownSettings(failures=0))
+    providers = {DEMO: tireless, **settings.providers}
     return settings.model_copy(update={"models": (demo,), "providers": providers})
 
 
@@ -127,10 +130,10 @@ class _Compiler:
                 built[model.model_id] = self._builder.build(model.model_id, provider, ("models", index), inline=True)
         return {name: upstream for name, upstream in built.items() if upstream is not None}
 
-    def targets(self, upstreams: Mapping[str, Upstream]) -> dict[str, Target]:
-        """Every model by its id, as its provider serves it."""
+    def targets(self, upstreams: Mapping[str, Upstream]) -> dict[str, tuple[Target, ...]]:
+        """Every model by its id, as its provider serves it: a target for each key."""
         first_seen: dict[str, KeyPath] = {}
-        built: dict[str, Target] = {}
+        built: dict[str, tuple[Target, ...]] = {}
         for index, model in enumerate(self._settings.models):
             path: KeyPath = ("models", index)
             if model.model_id in first_seen:
@@ -140,12 +143,16 @@ class _Compiler:
             first_seen[model.model_id] = (*path, "model_id")
             upstream = upstreams.get(self._provider_name(model, path) or "")
             if upstream is not None:
-                built[model.model_id] = self._target(model, path, upstream)
+                built[model.model_id] = self._deployments(model, path, upstream)
         return built
 
-    def routes(self, targets: Mapping[str, Target]) -> dict[str, Route]:
+    def routes(self, targets: Mapping[str, tuple[Target, ...]]) -> dict[str, Route]:
         """Every public name: the models themselves, then the routes over them."""
-        built = {name: Route(name, (target,), (1,)) for name, target in targets.items()}
+        built = {
+            model.model_id: self._model_route(model, ("models", index), targets)
+            for index, model in enumerate(self._settings.models)
+            if model.model_id in targets
+        }
         at = {model.model_id: ("models", index, "model_id") for index, model in enumerate(self._settings.models)}
         for name, route in self._settings.routes.items():
             path: KeyPath = ("routes", name)
@@ -173,6 +180,16 @@ class _Compiler:
                 self._findings.refuse((*path, own), "belongs to the provider; keep it there, or leave out 'provider'")
         return self._reference(model.provider, (*path, "provider"), "provider", self._settings.providers)
 
+    def _deployments(self, model: ModelSettings, path: KeyPath, upstream: Upstream) -> tuple[Target, ...]:
+        target = self._target(model, path, upstream)
+        keys = upstream.api_keys
+        if len(keys) < 2:
+            return (target,)
+        return tuple(
+            replace(target, upstream=replace(upstream, api_key=key), key=number, memo={})
+            for number, key in enumerate(keys, start=1)
+        )
+
     def _target(self, model: ModelSettings, path: KeyPath, upstream: Upstream) -> Target:
         upstream_model = model.upstream_model or model.model_id
         compiled = Model(
@@ -189,7 +206,8 @@ class _Compiler:
             upstream_model=upstream_model,
             deadlines=deadlines(model, upstream.deadlines),
             on_client_gone=model.on_client_gone or upstream.on_client_gone,
-            max_retries=upstream.max_retries if model.max_retries is None else model.max_retries,
+            retries=retries(model, upstream.retries),
+            cooldown=cooldown(model, upstream.cooldown),
         )
 
     def _price(self, model: ModelSettings, path: KeyPath, upstream: Upstream, upstream_model: str) -> PriceSchedule:
@@ -206,21 +224,62 @@ class _Compiler:
         found = (self._prices.find(seller, name) for name in (upstream_model, model.model_id))
         return next((prices for prices in found if prices is not None), UNPRICED)
 
-    def _route(self, name: str, route: RouteSettings, path: KeyPath, targets: Mapping[str, Target]) -> Route:
-        named = [(target.model, (*path, "targets", index, "model")) for index, target in enumerate(route.targets)]
-        fallbacks = [(model, (*path, "fallbacks", index)) for index, model in enumerate(route.fallbacks)]
+    def _model_route(self, model: ModelSettings, path: KeyPath, targets: Mapping[str, tuple[Target, ...]]) -> Route:
+        own = targets[model.model_id]
+        seen = {model.model_id: (*path, "model_id")}
+        return Route(model.model_id, own, (1,) * len(own), self._fallbacks(model.fallbacks, path, seen, targets))
+
+    def _route(
+        self, name: str, route: RouteSettings, path: KeyPath, targets: Mapping[str, tuple[Target, ...]]
+    ) -> Route:
         seen: dict[str, KeyPath] = {}
-        for model, where in named + fallbacks:
-            self._reference(model, where, "model", [entry.model_id for entry in self._settings.models])
-            if model in seen:
-                self._findings.refuse(where, f"is listed twice; the other place is {self._findings.place(seen[model])}")
-            seen.setdefault(model, where)
+        for index, target in enumerate(route.targets):
+            self._once(target.model, (*path, "targets", index, "model"), seen)
+        shared = [target for target in route.targets if target.model in targets]
+        several = math.lcm(*(len(targets[target.model]) for target in shared))  # a model's keys share its weight
+        weighted = [
+            (deployment, target.weight * several // len(targets[target.model]))
+            for target in shared
+            for deployment in targets[target.model]
+        ]
         return Route(
-            name=name,
-            targets=tuple(targets[model] for model, _ in named if model in targets),
-            weights=tuple(target.weight for target in route.targets if target.model in targets),
-            fallbacks=tuple(targets[model] for model, _ in fallbacks if model in targets),
+            name,
+            tuple(deployment for deployment, _ in weighted),
+            tuple(weight for _, weight in weighted),
+            self._fallbacks(route.fallbacks, path, seen, targets),
+            route.strategy,
         )
+
+    def _fallbacks(
+        self,
+        stated: FallbackSettings,
+        path: KeyPath,
+        shared: Mapping[str, KeyPath],
+        targets: Mapping[str, tuple[Target, ...]],
+    ) -> Mapping[Reason, tuple[Target, ...]]:
+        """The fallbacks by reason; a model that shares the load, or is there already, is none."""
+        built: dict[Reason, tuple[Target, ...]] = {}
+        for reason in REASONS:
+            models: tuple[str, ...] | None = getattr(stated, reason)
+            if models is None:
+                continue
+            seen = dict(shared)
+            for index, model in enumerate(models):
+                self._once(model, self._fallback_path(path, reason, index), seen)
+            built[reason] = tuple(target for model in models for target in targets.get(model, ()))
+        return MappingProxyType(built)
+
+    def _fallback_path(self, path: KeyPath, reason: Reason, index: int) -> KeyPath:
+        """Where a fallback is written: a list may stand for the default."""
+        below = (*path, "fallbacks", reason)
+        return (*below, index) if below in self._findings.document.tree.values else (*path, "fallbacks", index)
+
+    def _once(self, model: str, path: KeyPath, seen: dict[str, KeyPath]) -> None:
+        """A model that a route names: it must be there, and not be named before."""
+        self._reference(model, path, "model", [entry.model_id for entry in self._settings.models])
+        if model in seen:
+            self._findings.refuse(path, f"is listed twice; the other place is {self._findings.place(seen[model])}")
+        seen.setdefault(model, path)
 
     def _reference(self, name: str, path: KeyPath, kind: str, known: Collection[str]) -> str | None:
         if name in known:

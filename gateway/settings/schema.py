@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SecretStr, Wi
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from gateway.core.deployment import OnClientGone
+from gateway.core.deployment import Strategy
 from gateway.core.limits import Action, Metric, Scope
 from gateway.core.money import RATES
 from gateway.settings.fields import (
@@ -30,6 +30,7 @@ from gateway.settings.fields import (
     Whole,
     refuse,
 )
+from gateway.settings.resilience import Fallbacks, FallbackSettings, HealthCheckSettings, Patience
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant", "tool", "function")
@@ -178,21 +179,6 @@ class ServiceAccountSettings(Section):
 CredentialSettings = Annotated[AwsSettings | EntraSettings | ServiceAccountSettings, Field(discriminator="kind")]
 
 
-class Patience(Section):
-    """How long an upstream may take and what becomes of its answer."""
-
-    connect_timeout: Seconds | None = None
-    """Seconds to open a connection; 5."""
-    first_byte_timeout: Seconds | None = None
-    """Seconds until the answer begins; 600."""
-    idle_timeout: Seconds | None = None
-    """Seconds between two pieces of an answer; 120."""
-    max_retries: Whole | None = Field(default=None, ge=0, le=10)
-    """How often a call is tried again before the next target; 1."""
-    on_client_gone: OnClientGone | None = None
-    """cancel stops the upstream when the client leaves; drain reads on. cancel by default."""
-
-
 class ProviderSettings(Patience):
     """Somewhere models are served."""
 
@@ -206,6 +192,8 @@ class ProviderSettings(Patience):
     """The key, best as ${NAME} or ${file:/run/secrets/name}."""
     api_key_env_var: VariableName | None = None
     """The environment variable that holds the key."""
+    api_keys: tuple[SecretStr, ...] | None = Field(default=None, min_length=1, max_length=100)
+    """Several keys, instead of one: they share the load, and each has a health of its own."""
     auth: CredentialSettings | None = Field(default=None, repr=False)
     """Instead of a key: kind aws, entra or service_account."""
     api_version: Name | None = None
@@ -216,6 +204,8 @@ class ProviderSettings(Patience):
     """Deviations beyond what the vendor's row says."""
     tls: TlsSettings | None = None
     """Private certificates."""
+    health_check: HealthCheckSettings | None = None
+    """Checks besides the calls; none by default."""
 
 
 class PriceSettings(Section):
@@ -286,6 +276,8 @@ class ModelSettings(Patience):
     """The most it writes in one answer."""
     context_window: Whole | None = Field(default=None, ge=1, le=2**31)
     """The most it reads and writes in one call."""
+    fallbacks: Fallbacks = FallbackSettings()
+    """Models to try, in order, when it could not answer: a list, or lists by what went wrong."""
 
 
 class RouteTarget(Section):
@@ -302,8 +294,10 @@ class RouteSettings(Section):
 
     targets: tuple[RouteTarget, ...] = Field(min_length=1)
     """The models that share the load."""
-    fallbacks: tuple[Name, ...] = ()
-    """Models to try, in order, when no target could answer."""
+    strategy: Strategy = "weight"
+    """Which comes first: by weight, in order, the one with the lowest latency, or with the lowest cost."""
+    fallbacks: Fallbacks = FallbackSettings()
+    """Models to try, in order, when no target could answer: a list, or lists by what went wrong."""
 
 
 class PolicySettings(Section):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.core.deployment import Deadlines, Tls, Upstream
+from gateway.core.deployment import Cooldown, Deadlines, HealthCheck, Retries, Tls, Upstream
 from gateway.core.secret import Secret
 from gateway.settings.credentials import credential
 from gateway.settings.findings import Findings
 from gateway.settings.problems import KeyPath, nearest
-from gateway.settings.schema import AwsSettings, Patience, ProviderSettings, Quirks, TlsSettings, VendorRow
+from gateway.settings.resilience import Patience
+from gateway.settings.schema import AwsSettings, ProviderSettings, Quirks, TlsSettings, VendorRow
 from gateway.settings.tables import Vendors
 
 _OPERATIONS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/messages", "/models")
@@ -50,18 +52,22 @@ class UpstreamBuilder:
             quirks["api_version"] = provider.api_version
         if quirks.get("path") == "azure" and base_url.endswith(_AZURE_V1):
             quirks["path"] = "openai"  # the undated form, which takes the deployment as the model
+        keys = () if provider.auth is not None else self._keys(provider, row, path)
         return Upstream(
             name=name,
             dialect=dialect,
             base_url=base_url,
-            api_key=None if provider.auth is not None else self._key(provider, row, path),
+            api_key=keys[0] if keys else None,
+            api_keys=keys,
             credential=credential(provider.auth, (*path, "auth"), self._findings),
             vendor=vendor,
             quirks=MappingProxyType(quirks),
             headers=MappingProxyType(dict(provider.headers)),
             deadlines=deadlines(provider, Deadlines()),
             tls=self._tls(provider.tls, (*path, "tls")),
-            max_retries=1 if provider.max_retries is None else provider.max_retries,
+            retries=retries(provider, Retries()),
+            cooldown=cooldown(provider, Cooldown()),
+            health_check=self._health_check(provider, path),
             on_client_gone=provider.on_client_gone or "cancel",
         )
 
@@ -114,6 +120,34 @@ class UpstreamBuilder:
             return provider.auth.region
         return self._findings.document.environ.get("AWS_REGION")
 
+    def _keys(self, provider: ProviderSettings, row: VendorRow, path: KeyPath) -> tuple[Secret, ...]:
+        """The keys that share the load; usually one."""
+        if provider.api_keys is None:
+            key = self._key(provider, row, path)
+            return () if key is None else (key,)
+        for other in ("api_key", "api_key_env_var"):
+            if getattr(provider, other) is not None:
+                self._findings.refuse((*path, other), "api_keys is set too; keep one of them")
+        keys: list[Secret] = []
+        for index, given in enumerate(provider.api_keys):
+            where = (*path, "api_keys", index)
+            key = self._usable(given.get_secret_value(), where)
+            if key is None:
+                self._findings.warn(where, "is empty and left out")
+            elif key in keys:
+                self._findings.refuse(where, "is the same key as another one")
+            else:
+                keys.append(key)
+        return tuple(keys)
+
+    def _health_check(self, provider: ProviderSettings, path: KeyPath) -> HealthCheck | None:
+        check = provider.health_check
+        if check is None:
+            return None
+        if check.path is not None and not re.fullmatch(r"/[!-~]*", check.path):
+            self._findings.refuse((*path, "health_check", "path"), "must begin with a slash and be printable ASCII")
+        return HealthCheck(check.interval, check.path)
+
     def _key(self, provider: ProviderSettings, row: VendorRow, path: KeyPath) -> Secret | None:
         if provider.api_key is not None and provider.api_key_env_var is not None:
             self._findings.refuse((*path, "api_key_env_var"), "api_key is set too; keep one of them")
@@ -158,6 +192,21 @@ def deadlines(patience: Patience, default: Deadlines) -> Deadlines:
         first_byte=default.first_byte if patience.first_byte_timeout is None else patience.first_byte_timeout,
         idle=default.idle if patience.idle_timeout is None else patience.idle_timeout,
     )
+
+
+def retries(patience: Patience, default: Retries) -> Retries:
+    """The stated retries over the default ones, none above the stated `max_retries`."""
+    most = patience.max_retries
+    usual = default if most is None else Retries(most, most, most, default.timeout)
+    stated = patience.retries.model_dump(exclude_none=True) if patience.retries is not None else {}
+    made = usual._replace(**stated)
+    return made if most is None else made.up_to(most)
+
+
+def cooldown(patience: Patience, default: Cooldown) -> Cooldown:
+    """The stated rest over the default one."""
+    stated = patience.cooldown
+    return default if stated is None else Cooldown(stated.failures, stated.seconds)
 
 
 def _merged(vendor: Quirks, provider: Quirks) -> dict[str, Any]:

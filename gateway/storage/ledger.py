@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Select, case, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gateway.core.call import MOST_LEGS, leg_id
 from gateway.core.limits import NOTHING, Actual, Limit, Metric, Scope
 from gateway.core.money import MICROS_PER_DOLLAR, RATES, Price
 from gateway.core.records import OutcomeRecord
@@ -196,18 +197,20 @@ async def landed(session: AsyncSession, request_ids: Iterable[str]) -> set[str]:
 async def receipt(
     session: AsyncSession, request_id: str, *, user: str | None = None, department: str | None = None
 ) -> list[dict[str, Any]]:
-    """The rows of a call with all of their columns: its end first, then its adjustments as they were made.
+    """The rows of a request's calls with all of their columns, call by call in the order they were made: its end
+    first, then its adjustments as they were made.
 
     `user` and `department` restrict it to their own calls. `decisions` is a list of objects. Empty for a call that is
     unknown, has not ended, or is somebody else's.
     """
-    query = select(LEDGER).where(LEDGER.c.request_id == request_id)
+    ids = [request_id, *(leg_id(request_id, number) for number in range(2, MOST_LEGS + 1))]
+    query = select(LEDGER).where(LEDGER.c.request_id.in_(ids))
     if user is not None:
         query = query.where(LEDGER.c.user == user)
     if department is not None:
         query = query.where(LEDGER.c.department == department)
     found = await session.execute(query.order_by(case((LEDGER.c.kind == "adjust", 1), else_=0), LEDGER.c.number))
-    rows = [row._asdict() for row in found]
+    rows = sorted((row._asdict() for row in found), key=lambda row: ids.index(row["request_id"]))
     for row in rows:
         row["decisions"] = json.loads(row["decisions"] or "[]")
     return rows

@@ -121,7 +121,10 @@ class Metrics:
         self.attempts = Counts("aidock_upstream_attempts", "Requests to upstreams.", ("provider", "outcome"))
         self.fallbacks = Counts("aidock_fallbacks", "Calls passed on to another target.", ("model",))
         self.deployment_up = Levels(
-            "aidock_deployment_up", "1 while the last attempt at it worked.", "min", ("model", "provider")
+            "aidock_deployment_up",
+            "1 while a deployment of the model is well; 0 while all rest.",
+            "min",
+            ("model", "provider"),
         )
 
     def _of_limits(self) -> None:

@@ -31,7 +31,7 @@ class Proxying:
 
     Models: `priced` and `spare`, one upstream each; `impatient`, `draining`, `repeated` and `azure`, which are `priced`
     with other settings; `dead`, where nobody listens. Routes: `failover` is `dead`, else `priced`; `pair` is `priced`,
-    else `spare`.
+    else `spare`; so is `careful`, but not where `priced` may have worked on the call.
     """
 
     gateway: Gateway
@@ -65,7 +65,8 @@ def proxying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxying]:
     main = {"provider": "main", "upstream_model": "vendor-model", "price": price}
 
     def provider(at: int, **settings: Any) -> dict[str, Any]:
-        return {"base_url": f"http://127.0.0.1:{at}/v1", "api_key": UPSTREAM_KEY, "max_retries": 0, **settings}
+        usual = {"api_key": UPSTREAM_KEY, "max_retries": 0, "cooldown": {"failures": 0}}
+        return {"base_url": f"http://127.0.0.1:{at}/v1", **usual, **settings}
 
     azure = provider(port, base_url=f"http://127.0.0.1:{port}", api_version="2024-10-21")
     azure["quirks"] = {"path": "azure", "auth": "api-key"}
@@ -83,6 +84,7 @@ def proxying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxying]:
         "routes": {
             "failover": {"targets": [{"model": "dead"}], "fallbacks": ["priced"]},
             "pair": {"targets": [{"model": "priced"}], "fallbacks": ["spare"]},
+            "careful": {"targets": [{"model": "priced"}], "fallbacks": {"default": ["spare"], "error": []}},
         },
     }
     with running_gateway(tmp_path_factory.mktemp("proxying"), config) as gateway:

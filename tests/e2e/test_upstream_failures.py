@@ -173,9 +173,12 @@ async def test_a_target_that_cannot_be_reached_is_passed_over(proxying: Proxying
         answer = await proxying.ask("failover")
     assert answer.status_code == 200
     assert answer.headers["x-aidock-provider"] == "main"
-    assert answer.headers["x-aidock-attempts"] == "2"
-    row = await proxying.row_of(answer)
-    expected = {"model_id": "failover", "provider": "main", "attempts": 2, "cost_microusd": wire.COST_OF_USAGE}
+    assert (answer.headers["x-aidock-attempts"], answer.headers["x-aidock-fallback"]) == ("2", "error")
+    failed = await proxying.row_of(answer)
+    expected = {"model_id": "failover", "provider": "dead", "attempts": 1, "status": 502, **FREE}
+    assert part_of(failed, expected) == expected
+    row = await proxying.gateway.row(f"{failed['request_id']}-2")
+    expected = {"model_id": "priced", "provider": "main", "attempts": 1, "cost_microusd": wire.COST_OF_USAGE}
     assert part_of(row, expected) == expected
 
 
@@ -186,8 +189,8 @@ async def test_a_target_that_refuses_for_now_is_followed_by_the_fallback(proxyin
         answer = await proxying.ask("pair", stream=streamed)
     assert answer.status_code == 200
     assert (answer.headers["x-aidock-provider"], answer.headers["x-aidock-model"]) == ("spare", "spare")
-    row = await proxying.row_of(answer)
-    expected = {"provider": "spare", "attempts": 2, "outcome": "ok", "cost_microusd": wire.COST_OF_USAGE}
+    row = await proxying.gateway.row(f"{answer.headers['x-request-id']}-2")
+    expected = {"provider": "spare", "attempts": 1, "outcome": "ok", "cost_microusd": wire.COST_OF_USAGE}
     assert part_of(row, expected) == expected
 
 
@@ -198,11 +201,14 @@ async def test_no_target_is_tried_again_for_the_callers_own_mistake(proxying: Pr
         assert spare.connections == 0
 
 
-async def test_a_call_that_may_have_been_answered_is_not_made_again(proxying: Proxying) -> None:
-    async with proxying.upstream([Expect()]) as upstream, proxying.spare([Expect(), Send(wire.WHOLE)]) as spare:
-        answer = await proxying.ask("pair")
-        assert answer.status_code == 502
-        assert (upstream.connections, spare.connections) == (1, 0)
+async def test_a_call_that_may_have_been_answered_is_made_by_another_model_unless_the_route_forbids(
+    proxying: Proxying,
+) -> None:
+    for model, status, asked in (("pair", 200, 1), ("careful", 502, 0)):
+        async with proxying.upstream([Expect()]) as upstream, proxying.spare([Expect(), Send(wire.WHOLE)]) as spare:
+            answer = await proxying.ask(model)
+            assert answer.status_code == status
+            assert (upstream.connections, spare.connections) == (1, asked)
 
 
 async def test_an_overloaded_upstream_is_asked_again_within_the_call(proxying: Proxying) -> None:

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway import plugins
+from gateway.attempt import Carrier
 from gateway.core.body import Body
 from gateway.core.endpoint import Inference, Probe, Query
 from gateway.core.errors import GatewayError
@@ -17,7 +18,6 @@ from gateway.desk import Desk
 from gateway.endpoints import chat_completions, livez, me, metrics, model, models, readyz
 from gateway.quotas.memory import MemoryStore
 from gateway.quotas.windows import Calendar
-from gateway.relay import Carrier
 from gateway.world import World
 from providers.openai import PROVIDER
 from tests.support.calls import ADA, CHAT, a_limit, a_model, a_route, a_target

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ LEASE_OVER_S = 75.0
 """After so long nothing that a dead gateway held is held any more."""
 
 _ENDS = ("charge", "refund", "orphan")
+_ID = 36
 _SCOPES = {"department": "department", "user": "user", "key": "key_id", "model": "model_id"}
 
 Row = dict[str, Any]
@@ -59,10 +60,17 @@ class Finding:
 
 
 class Books:
-    """The books of one installation. `gateways` share a database; the first that runs is asked."""
+    """The books of one installation. `gateways` share a database; the first that runs is asked. `spares` are the
+    upstreams that calls go to where the first fails them."""
 
-    def __init__(self, upstream: BillingUpstream, gateways: Sequence[Gateway], callers: Sequence[Caller]) -> None:
-        self._upstream = upstream
+    def __init__(
+        self,
+        upstream: BillingUpstream,
+        gateways: Sequence[Gateway],
+        callers: Sequence[Caller],
+        spares: Sequence[BillingUpstream] = (),
+    ) -> None:
+        self._upstreams = (upstream, *spares)
         self._gateways = gateways
         self._callers = callers
 
@@ -109,7 +117,11 @@ class Books:
         `damaged` ones, has a row; or when that has not come about in time, and then the books differ."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
-            if not self._upstream.open and await self._idle() and self._unbooked() <= set(damaged):
+            if (
+                not any(upstream.open for upstream in self._upstreams)
+                and await self._idle()
+                and self._unbooked() <= set(damaged)
+            ):
                 return
             await asyncio.sleep(0.1)
 
@@ -126,27 +138,38 @@ class Books:
         return True
 
     def _unbooked(self) -> set[str]:
-        return self._upstream.book.keys() - {row["request_id"] for row in self.gateway.rows()}
+        return self._billed().keys() - {row["request_id"] for row in self.gateway.rows()}
+
+    def _billed(self) -> defaultdict[str, list[Bill]]:
+        """The bills of all upstreams by request id."""
+        billed: defaultdict[str, list[Bill]] = defaultdict(list)
+        for upstream in self._upstreams:
+            for request_id, bills in list(upstream.book.items()):
+                billed[request_id] += bills
+        return billed
 
     def _compare_calls(self, finding: Finding, rows: Sequence[Row]) -> Iterable[str]:
         """What clients saw against the ledger: who has a whole answer is charged for it, once, as the upstream said."""
-        by_id = _by_id(rows)
+        by_request = _by_id(rows, _request)
+        bills: defaultdict[str, list[Bill]] = defaultdict(list)
+        for request_id, billed in self._billed().items():
+            bills[_request(request_id)] += billed
         for seen in self.seen:
             if not seen.whole:
                 continue
-            booked = by_id[seen.request_id]
+            booked = by_request[seen.request_id]
             if not any(row["kind"] == "charge" for row in booked):
                 finding.lost += 1
                 yield f"{seen.request_id}: answered, and booked as {[row['kind'] for row in booked] or 'nothing'}"
                 continue
-            told = _told(self._upstream.book.get(seen.request_id, ()))
+            told = _told(bills[seen.request_id])
             if told is not None and (_used(booked) != told or seen.usage != told):
                 yield f"{seen.request_id}: billed {told}, the client saw {seen.usage}, the ledger has {_used(booked)}"
 
     def _compare_bills(self, finding: Finding, rows: Sequence[Row]) -> Iterable[str]:
         """What the upstream billed against the ledger: each call asked once and booked once."""
         by_id = _by_id(rows)
-        for request_id, bills in self._upstream.book.items():
+        for request_id, bills in self._billed().items():
             if len(bills) > 1:
                 finding.duplicate += 1
                 yield f"{request_id}: the upstream was asked {len(bills)} times"
@@ -158,8 +181,8 @@ class Books:
             if count > 1:
                 finding.duplicate += 1
                 yield f"{request_id}: ended {count} times in the ledger"
-        asked = Counter(bill.nonce for bill in self._upstream.bills)
-        yield from (f"{nonce}: one request, {count} calls" for nonce, count in asked.items() if count > 1)
+        asked = Counter((bill.nonce, number) for number, each in enumerate(self._upstreams) for bill in each.bills)
+        yield from (f"{nonce}: one request, {count} calls" for (nonce, _), count in asked.items() if count > 1)
 
     async def _compare_counters(self, finding: Finding, within_s: float, dead_hold: int) -> list[str]:
         """Each limit of each caller against the sum of its rows, worked out here. Counters follow the ledger with a
@@ -203,10 +226,15 @@ class Books:
         return off, over, max(held) if explained else 0
 
 
-def _by_id(rows: Iterable[Row]) -> defaultdict[str, list[Row]]:
+def _request(request_id: str) -> str:
+    """The request that a call belongs to: calls at other models than the first have a number behind its id."""
+    return request_id[:_ID]
+
+
+def _by_id(rows: Iterable[Row], of: Callable[[str], str] = str) -> defaultdict[str, list[Row]]:
     by_id: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_id[row["request_id"]].append(row)
+        by_id[of(row["request_id"])].append(row)
     return by_id
 
 
@@ -216,7 +244,11 @@ def _used(rows: Iterable[Row]) -> tuple[int, int]:
 
 
 def _told(bills: Sequence[Bill]) -> tuple[int, int] | None:
-    return bills[0].usage if len(bills) == 1 else None
+    """What the upstream that answered says that it was; not known where several may have, or one was asked twice."""
+    if len(bills) == 1:
+        return bills[0].usage
+    answers = [bill for bill in bills if bill.whole and bill.plan.status == 200]
+    return answers[0].usage if len(answers) == 1 else None
 
 
 def _settled(rows: Iterable[Row], limit: Mapping[str, Any]) -> int:

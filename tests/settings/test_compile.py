@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.deployment import Retries
 from gateway.core.limits import Limit
 from gateway.settings.compile import compile_document
 from gateway.settings.load import load
@@ -99,9 +100,9 @@ models:
     routes = compiled(write(tmp_path, text)).routes
     plain, own = routes["plain"].targets[0], routes["own"].targets[0]
     assert (plain.deadlines.connect, plain.deadlines.first_byte, plain.deadlines.idle) == (1, 600, 2)
-    assert (plain.max_retries, plain.on_client_gone) == (0, "drain")
+    assert (plain.retries, plain.on_client_gone) == (Retries(0, 0, 0, 0), "drain")
     assert (own.deadlines.connect, own.deadlines.first_byte, own.deadlines.idle) == (1, 600, 0.5)
-    assert (own.max_retries, own.on_client_gone) == (3, "cancel")
+    assert (own.retries, own.on_client_gone) == (Retries(3, 3, 3, 0), "cancel")
 
 
 def test_prices_come_from_the_model_else_the_book_else_are_nothing(tmp_path: Path) -> None:

@@ -93,10 +93,12 @@ class Left(Exception):
 
 
 class BillingUpstream:
-    """`book` has the bills by request id, one for each time that the upstream was asked."""
+    """`book` has the bills by request id, one for each time that the upstream was asked. `always` is what it does with
+    every call, whatever the call's own plan says."""
 
     def __init__(self) -> None:
         self.port = free_port()
+        self.always: Plan | None = None
         self.book: dict[str, list[Bill]] = defaultdict(list)
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="billing-upstream", daemon=True)
@@ -172,7 +174,7 @@ class BillingUpstream:
         request = json.loads(body, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
         text = request["messages"][-1]["content"]
         nonce, plan = Plan.read(text)
-        bill = Bill(headers["x-request-id"], nonce, plan, prompt=3 + len(text) // 4)
+        bill = Bill(headers["x-request-id"], nonce, self.always or plan, prompt=3 + len(text) // 4)
         self.book[bill.request_id].append(bill)
         return bill, request
 

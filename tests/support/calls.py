@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway import estimate
 from gateway.core.body import Body
 from gateway.core.call import Call
-from gateway.core.deployment import Deadlines, Model, OnClientGone, Route, Target, Upstream
+from gateway.core.deployment import (
+    USUAL_COOLDOWN,
+    Cooldown,
+    Deadlines,
+    Model,
+    OnClientGone,
+    Reason,
+    Retries,
+    Route,
+    Strategy,
+    Target,
+    Upstream,
+)
 from gateway.core.endpoint import Inference
 from gateway.core.limits import Limit, LimitSet, Metric, Scope, Window
 from gateway.core.money import UNPRICED, Price, PriceSchedule
@@ -46,16 +58,30 @@ def a_target(
     *,
     upstream: str = "corp",
     max_retries: int = 0,
+    retries: Retries | None = None,
+    cooldown: Cooldown = USUAL_COOLDOWN,
     on_client_gone: OnClientGone = "cancel",
+    key: int = 0,
 ) -> Target:
-    place = Upstream(upstream, "openai", "http://127.0.0.1:1/v1", Secret("sk-upstream-0123456789"))
+    """`key` is the number of one of several keys."""
+    place = Upstream(upstream, "openai", "http://127.0.0.1:1/v1", Secret(f"sk-upstream-012345678{key}"))
     chosen = model or a_model()
-    return Target(chosen, place, chosen.model_id, Deadlines(), on_client_gone, max_retries)
+    tried = Retries(max_retries, max_retries, max_retries) if retries is None else retries
+    return Target(chosen, place, chosen.model_id, Deadlines(), on_client_gone, tried, cooldown, key)
 
 
-def a_route(*targets: Target, name: str = "m", fallbacks: Sequence[Target] = ()) -> Route:
+def a_route(
+    *targets: Target,
+    name: str = "m",
+    fallbacks: Sequence[Target] | Mapping[Reason, Sequence[Target]] = (),
+    weights: Sequence[int] = (),
+    strategy: Strategy = "weight",
+) -> Route:
+    """A list of fallbacks stands for the default, as in a configuration."""
     serving = targets or (a_target(a_model(name)),)
-    return Route(name, serving, (1,) * len(serving), tuple(fallbacks))
+    by_reason = fallbacks if isinstance(fallbacks, Mapping) else {"default": fallbacks} if fallbacks else {}
+    spare: dict[Reason, tuple[Target, ...]] = {reason: tuple(each) for reason, each in by_reason.items()}
+    return Route(name, serving, tuple(weights) or (1,) * len(serving), spare, strategy)
 
 
 def a_limit(
@@ -94,6 +120,7 @@ def a_call(
         created_at=time.time(),
         streamed=endpoint.streams and parsed.flag("stream"),
         limits=limits or LimitSet(),
+        targets=serving.targets,
     )
     call.demand = estimate.demand(call)
     return call

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from gateway import plugins
 from gateway.admission import Admission
+from gateway.attempt import Carrier
 from gateway.books import Books
 from gateway.client import Client, Message
 from gateway.conversations.kept import Conversations
@@ -31,6 +32,7 @@ from gateway.core.ports import CounterStore, Journal, JournalUnavailable, StoreU
 from gateway.core.principal import Principal
 from gateway.core.records import IntentRecord, OutcomeRecord
 from gateway.core.upstream import UpstreamFailure, UpstreamRequest
+from gateway.health import Health
 from gateway.idempotency.memory import MemoryAnswers
 from gateway.idempotency.once import Once
 from gateway.idempotency.seam import AnswerStore
@@ -38,7 +40,7 @@ from gateway.ledger.journal import FileJournal
 from gateway.pipeline import Pipeline
 from gateway.quotas.memory import MemoryStore
 from gateway.quotas.windows import Calendar
-from gateway.relay import Carrier, Relay
+from gateway.relay import Relay
 from gateway.telemetry.metrics import Metrics
 from gateway.world import assemble
 from providers.openai import PROVIDER
@@ -329,6 +331,7 @@ class Stage:
         calls_back: bool = True,
         answers_kept: AnswerStore | None = None,
         counters: CounterStore | None = None,
+        health: Health | None = None,
     ) -> None:
         self.plot = Plot()
         self.transport = ScriptedTransport(self.plot, answers or (streamed(),))
@@ -338,7 +341,8 @@ class Stage:
         self.store = PlottedStore(self.plot, counters or MemoryStore(Calendar(ZoneInfo("UTC"))))
         self.limits = limits
         self.books = books(_as_journal(self.journal), self.store, self.metrics, None)
-        self.relay = relay(self.books, self.metrics)
+        self.health = health or Health()
+        self.relay = relay(self.books, self.metrics, self.health)
         route = route or a_route()
         carriers = {t.upstream.name: Carrier(PROVIDER, self.transport) for t in route.every_target}
         chosen = policies if policies is not None else {"rate_limit": {}, "concurrency": {}, "quota": {}}
@@ -360,6 +364,7 @@ class Stage:
             once,
             Conversations(MemoryConversations()),
             self.in_shadow.append,
+            self.health,
         )
         self._calls_back = calls_back
 
