@@ -22,6 +22,7 @@ from gateway.core.ports import Answer, Provider, Stream, Translation
 from gateway.core.upstream import Exchange, Transport, UpstreamFailure, UpstreamRequest
 from gateway.failures import Unanswered
 from gateway.filtering import FilteredAnswer, FilteredStream, applies
+from gateway.folding import folded
 from gateway.health import Health
 from gateway.prelude import Prelude
 from gateway.telemetry.metrics import Metrics
@@ -65,7 +66,7 @@ class Attempts:
         """Ask one target and pass its answer on. Raises `Unanswered`."""
         provider, transport, authorize, _ = carrier
         translation = through_chat(run.call, target, provider)
-        call = run.call if translation is None else as_chat(run.call, translation)
+        call = folded(run.call if translation is None else as_chat(run.call, translation), target)
         request = provider.request(call, target)
         if authorize is not None:
             try:

@@ -29,8 +29,28 @@ _PAYLOADS = ("url", "data", "file_data", "image_url")
 
 _NAMED_INPUT = re.compile(rb'"input_(?!text")').search
 
-_MEDIA_URLS = ("data:image/", "data:audio/", "data:video/")
+_MEDIA_TYPES = ("image/", "audio/", "video/")
+
+_MEDIA_URLS = tuple(f"data:{kind}" for kind in _MEDIA_TYPES)
 """What a URL that holds an image, audio or video starts with; others may hold documents, which are text to a model."""
+
+_TEXTS = frozenset(
+    {
+        "text",
+        "refusal",
+        "input_text",
+        "output_text",
+        "summary_text",
+        "reasoning_text",
+        "thinking",
+        "redacted_thinking",
+        "tool_reference",
+    }
+)
+_TEXTS_END = ("_use", "_result")
+"""Parts that are text throughout, by their types."""
+
+_DEEPEST = 4
 
 
 def demand(call: Call) -> Demand:
@@ -41,8 +61,8 @@ def demand(call: Call) -> Demand:
     refers = endpoint.refers is not None and endpoint.refers(body)
     window = _widest_window(call) if refers else None
     made = Demand(
-        prompt_tokens=window or bound,
-        likely_prompt=likely,
+        prompt_tokens=(window or bound) if endpoint.uses_tokens else 0,
+        likely_prompt=likely if endpoint.uses_tokens else 0,
         bounded=not refers or window is not None,
         choices=endpoint.choices(body) if endpoint.choices is not None else 1,
         requested_cap=requested,
@@ -79,12 +99,18 @@ def assumed(call: Call, prompt_tokens: int, output_cap: int | None) -> Demand:
     return made
 
 
+def likely_prompt(call: Call) -> int:
+    """The prompt's tokens as a guess rather than a bound."""
+    return _prompt(call)[1]
+
+
 def _prompt(call: Call) -> tuple[int, int]:
     """The prompt's tokens: the most there can be, and a guess that is at least 1."""
     body = call.body
     bound, text, parts = len(body.raw), sum(map(body.size, call.endpoint.prompt)), 0
     if _carries_media(body.raw):
-        for length, most in [*_media(body.value("messages")), *_media(body.value("input"))]:
+        for part in _parts_of(call):
+            length, most = _weight(part)
             bound += most - length
             text -= length
             parts += 1
@@ -101,42 +127,66 @@ def _widest_window(call: Call) -> int | None:
         if window is None:
             return None
         widest = max(widest, window)
-    return widest
+    return widest or None
 
 
 def _carries_media(body: bytes) -> bool:
     """Whether there may be parts that are not text: their names are in it, or escapes that can hide letters."""
-    named = b'_url"' in body or _NAMED_INPUT(body) is not None or b'"file"' in body
+    named = b'_url"' in body or _NAMED_INPUT(body) is not None or b'"file"' in body or b'"source"' in body
     return named or b"\\u005" in body or b"\\u006" in body or b"\\u007" in body
 
 
-_TEXTS = ("text", "refusal", "input_text", "output_text", "summary_text", "reasoning_text")
+def _parts_of(call: Call) -> Iterator[dict[str, object]]:
+    """Every part of the prompt that is not text, in whichever of the endpoint's members."""
+    for name in call.endpoint.prompt:
+        messages = call.body.value(name)
+        for message in messages if isinstance(messages, list) else ():
+            if isinstance(message, dict):
+                yield from _media(message.get("content") or message.get("output"))
 
 
-def _media(messages: object) -> Iterator[tuple[int, int]]:
-    """For every part that is not text: how much of the body its payloads take, and the most tokens it can be."""
-    for message in messages if isinstance(messages, list) else ():
-        content = (message.get("content") or message.get("output")) if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else (content,):
-            if isinstance(part, dict) and _is_media(part):
-                payloads = list(_payloads(part))
-                documents = sum(length for length, is_document in payloads if is_document)
-                yield sum(length for length, _ in payloads), max(_MOST_TOKENS_PER_PART, documents)
+def _media(content: object, depth: int = 0) -> Iterator[dict[str, object]]:
+    """The media among parts, and among the parts that hold parts, such as the results of tools."""
+    for part in content if isinstance(content, list) else (content,):
+        if not isinstance(part, dict):
+            continue
+        source = part.get("source")
+        inner = source.get("content") if isinstance(source, dict) else part.get("content")
+        if isinstance(inner, list) and depth < _DEEPEST:
+            yield from _media(inner, depth + 1)
+        elif _is_media(part):
+            yield part
 
 
 def _is_media(part: dict[str, object]) -> bool:
-    return part.get("type") not in _TEXTS and bool(part.keys() - {"type", "text"})
+    kind = part.get("type")
+    if kind in _TEXTS or (isinstance(kind, str) and kind.endswith(_TEXTS_END)):
+        return False
+    return bool(part.keys() - {"type", "text"})
+
+
+def _weight(part: dict[str, object]) -> tuple[int, int]:
+    """How much of the body a part's payloads take, and the most tokens it can be."""
+    payloads = list(_payloads(part))
+    documents = sum(length for length, is_document in payloads if is_document)
+    return sum(length for length, _ in payloads), max(_MOST_TOKENS_PER_PART, documents)
 
 
 def _payloads(part: dict[str, object]) -> Iterator[tuple[int, bool]]:
     """The length of each payload, and whether it may hold text for every byte of it."""
     for member, value in part.items():
-        payloads = [value.get(name) for name in _PAYLOADS] if isinstance(value, dict) else []
+        of_image = part.get("type") == "image" and isinstance(value, dict) and _is_image(value)
+        payloads = list(map(value.get, _PAYLOADS)) if isinstance(value, dict) else []
         if member in _PAYLOADS:
             payloads.append(value)
         for payload in payloads:
             if isinstance(payload, str):
-                yield len(payload), member != "input_audio" and not payload.startswith(_MEDIA_URLS)
+                is_media = of_image or member == "input_audio" or payload.startswith(_MEDIA_URLS)
+                yield len(payload), not is_media
+
+
+def _is_image(source: dict[str, object]) -> bool:
+    return str(source.get("media_type")).startswith(_MEDIA_TYPES)
 
 
 def _dearest(call: Call) -> Price:

@@ -20,7 +20,7 @@ from gateway.conversations.kept import Conversations
 from gateway.core.body import Body
 from gateway.core.call import Call, leg_id
 from gateway.core.deployment import Leg
-from gateway.core.endpoint import Inference, Query
+from gateway.core.endpoint import Inference, Query, Reply
 from gateway.core.errors import GatewayError, internal_error, invalid_request, rate_limited
 from gateway.core.form import Form
 from gateway.core.headers import Headers, safe_value
@@ -78,7 +78,7 @@ class Pipeline:
         started = time.monotonic()
         request_id = new_request_id()
         logged_request_id.set(request_id)
-        headers: Headers = [(b"x-request-id", request_id.encode())]
+        headers: Headers = [(name, request_id.encode()) for name in endpoint.dialect.id_headers]
         known = _Known()
         try:
             world = self._world()
@@ -100,7 +100,9 @@ class Pipeline:
                 if world.inspecting or world.filtering:
                     await world.inspect(call)
                 decided_by = time.monotonic() + DECISION_S
-                if key is None:
+                if endpoint.alone is not None and not world.able(call.route, endpoint).every_target:
+                    await self._answer_alone(endpoint.alone(estimate.likely_prompt(call)), call, client, headers)
+                elif key is None:
                     await self._make(call, course, client, world, headers, decided_by)
                 else:
                     await self._make_once(key, call, course, client, world, headers, decided_by)
@@ -139,6 +141,15 @@ class Pipeline:
         self._conversations.watch(call, client, world.snapshot.server.responses_store_seconds)
         move = partial(self._move, call, world, headers)
         await self._relay.carry(call, client, world.carriers, [*headers, *left], course, move)
+
+    async def _answer_alone(self, reply: Reply, call: Call, client: Client, headers: Headers) -> None:
+        """Give an answer of the gateway's own, which costs nothing."""
+        labels = Labels(
+            call.endpoint.name, call.model_id, "", call.principal.department, str(reply.status), call.streamed
+        )
+        self._metrics.series(labels).requests.inc()
+        said = [(b"content-type", reply.content_type), *headers, *reply.headers]
+        await client.reply(reply.status, said, reply.body)
 
     async def _make_once(
         self, key: bytes, call: Call, course: Course, client: Client, world: World, headers: Headers, by: float

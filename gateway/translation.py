@@ -36,7 +36,8 @@ def as_chat(call: Call, translation: Translation) -> Call:
     told = call.as_chat
     if told is None:
         body = Body(translation.request(call))
-        told = call.as_chat = replace(call, endpoint=CHAT, body=body, wants_usage=call.streamed)
+        told = replace(call, endpoint=CHAT, body=body, wants_usage=call.streamed, translated=True)
+        call.as_chat = told
     told.demand = replace(call.demand, requested_cap=CHAT.requested_cap(told.body))
     return told
 

@@ -45,7 +45,7 @@ class World(NamedTuple):
             if error.code == "model_not_found":
                 raise self.unknown_model(call.route.name, call.principal) from error
             raise
-        if not self.able(call.route, call.endpoint).every_target:
+        if call.endpoint.alone is None and not self.able(call.route, call.endpoint).every_target:
             raise invalid_request(
                 f"The model '{call.route.name}' does not serve {call.endpoint.path}. GET /v1/models lists the others.",
                 param="model",

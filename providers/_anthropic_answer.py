@@ -120,7 +120,7 @@ class MessagesStream(TranslatedEvents):
             raise told_error(event, self.target)
         match event:
             case {"type": "message_start", "message": dict(opening)}:
-                self._counted.add(opening.get("usage"))
+                self._counted.add(opening.get("usage"), final=False)
                 self.say(self.write.role())
             case {"type": "content_block_start", "content_block": dict(block)}:
                 self._begin(block)
@@ -133,7 +133,7 @@ class MessagesStream(TranslatedEvents):
                 self._stop(event.get("delta"))
             case {"type": "message_stop"}:
                 self._finish()
-        self.usage = self._counted.usage
+        self.usage = self._counted.so_far(self.write.produced())
 
     def close(self) -> None:
         """Some that speak this dialect leave out the last event; the answer is whole with its reason to stop."""

@@ -15,15 +15,17 @@ class Counted:
     """The usage of one answer. A stream reports it twice, at its beginning and, with more, at its end: every count only
     grows, so the largest is the last."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "_final")
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._final = False
 
-    def add(self, report: object) -> None:
-        """Take in a `usage` object; what is no count is passed over."""
+    def add(self, report: object, *, final: bool = True) -> None:
+        """Take in a `usage` object; what is no count is passed over. Until the `final` one the output is not known."""
         if not isinstance(report, Mapping):
             return
+        self._final = self._final or final
         for name in _COUNTS:
             self._take(name, report.get(name))
         details = report.get("output_tokens_details")
@@ -41,6 +43,14 @@ class Counted:
         prompt = counts["input_tokens"] + (cached or 0) + counts.get("cache_creation_input_tokens", 0)
         completion = counts["output_tokens"]
         return Usage(prompt, completion, cached, thought if thought is None or thought <= completion else None)
+
+    def so_far(self, produced: int) -> Usage | None:
+        """The usage of a stream that may have broken off, with an estimate of what was produced where the upstream had
+        no time to say; None where nothing was."""
+        usage = self.usage
+        if usage is None or self._final:
+            return usage
+        return usage._replace(completion=produced, source="estimated") if produced else None
 
     def _take(self, name: str, value: Any) -> None:
         known = count(value)

@@ -1,16 +1,17 @@
-"""Anthropic's Messages API, and what speaks it: chat completions."""
+"""Anthropic's Messages API, and what speaks it. Its own clients' calls pass byte for byte, chat is translated."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from gateway.core.headers import safe_value
+from gateway.core.headers import first, safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
 from providers._address import json_headers, origin, path_below
 from providers._anthropic_answer import MessagesStream, read_answer
 from providers._anthropic_errors import anthropic_error
 from providers._anthropic_model import abilities
+from providers._anthropic_passing import PassedMessages, pass_answer, passed_body
 from providers._anthropic_request import messages_body
 
 if TYPE_CHECKING:
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from gateway.core.ports import Answer, Stream
 
 CHAT = "chat/completions"
+MESSAGES = "messages"
+COUNT_TOKENS = "messages/count_tokens"
 
 VERSION = b"anthropic-version"
-BETA = b"anthropic-beta"
+
+FORWARDED = frozenset({b"anthropic-beta", b"traceparent", b"tracestate"})
+"""The client's headers that an upstream gets, whatever dialect the client speaks."""
 
 _BEARER_KEY = "sk-ant-oat"
 """What the tokens begin with that are not keys."""
@@ -47,27 +52,29 @@ class Anthropic:
     dialect = "anthropic"
 
     def serves(self, operation: str, target: Target) -> bool:
-        return operation == CHAT
+        return operation in (CHAT, MESSAGES, COUNT_TOKENS)
 
     def request(self, call: Call, target: Target) -> UpstreamRequest:
-        plan = _plan_for("messages", target)
+        translated = call.endpoint.operation == CHAT
+        plan = _plan_for(MESSAGES if translated else call.endpoint.operation, target)
         headers = [
             *plan.headers,
             _EVENTS if call.streamed else _JSON,
             (b"x-request-id", safe_value(call.request_id)),
         ]
-        if VERSION not in plan.own_names:
-            headers.append((VERSION, abilities(target).version.encode("ascii")))
-        if BETA not in plan.own_names:
-            headers.extend(pair for pair in call.headers if pair[0] == BETA)
-        body = messages_body(call, target)
+        own = plan.own_names
+        headers.extend(pair for pair in call.headers if pair[0] in FORWARDED and pair[0] not in own)
+        if VERSION not in own:
+            stated = None if translated else first(call.headers, VERSION)
+            headers.append((VERSION, stated or abilities(target).version.encode("ascii")))
+        body = messages_body(call, target) if translated else passed_body(call, target)
         return UpstreamRequest(b"POST", plan.origin, plan.path, headers, body, target.deadlines)
 
     def stream(self, call: Call, target: Target) -> Stream:
-        return MessagesStream(call, target)
+        return MessagesStream(call, target) if call.endpoint.operation == CHAT else PassedMessages(target)
 
     def answer(self, call: Call, target: Target, body: bytes) -> Answer:
-        return read_answer(call, target, body)
+        return read_answer(call, target, body) if call.endpoint.operation == CHAT else pass_answer(call, target, body)
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
         return anthropic_error(status, headers, body, target)

@@ -22,6 +22,7 @@ from providers._embeddings import as_asked
 from providers._entra_token import entra_tokens
 from providers._errors import answered_error, reported_error, unreadable
 from providers._google_token import google_tokens
+from providers._history import plainly_told, understood
 from providers._media import passing, read_media
 from providers._passing import is_error
 from providers._reader import OpenAIStream
@@ -72,6 +73,7 @@ class _Plan(NamedTuple):
     drop: tuple[str, ...]
     rename: tuple[tuple[str, str], ...]
     system_only: bool
+    understands: frozenset[str]
 
 
 class OpenAIAnswer:
@@ -201,6 +203,11 @@ def _plan(endpoint: Inference, target: Target) -> _Plan:
         drop=tuple(quirks.get("drop") or ()),
         rename=tuple((quirks.get("rename") or {}).items()),
         system_only=quirks.get("developer_role") == "system",
+        understands=understood(
+            frozenset(quirks.get("understands") or ()),
+            target.upstream_model,
+            by_openai=quirks.get("developer_role") == "keep",
+        ),
     )
 
 
@@ -245,6 +252,8 @@ def _body(call: Call, plan: _Plan) -> bytes:
             changes["stream_options"] = options
     elif "stream_options" in members and call.endpoint.operation != RESPONSES:
         changes["stream_options"] = None
+    if call.translated:
+        changes |= plainly_told(body, plan.understands)
     cap = call.demand.cap_to_write
     if cap is not None and plan.caps is not None:
         write_cap(cap, plan.caps, call.endpoint.caps, body, changes)

@@ -13,7 +13,19 @@ from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError
 from gateway.core.money import Price, PriceSchedule
 from gateway.endpoints import audio_speech, audio_transcriptions, images_generations, rerank
-from tests.support.calls import CHAT, COMPLETIONS, EMBEDDINGS, a_call, a_model, a_route, a_target, priced
+from gateway.estimate import likely_prompt
+from tests.support.calls import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    EMBEDDINGS,
+    MESSAGES,
+    a_call,
+    a_model,
+    a_route,
+    a_target,
+    priced,
+)
 
 IMAGE = "data:image/png;base64," + "A" * 300_000
 
@@ -283,3 +295,50 @@ def test_who_is_content_with_what_is_likely_holds_the_likely_units() -> None:
 
 
 PER_MINUTE = PriceSchedule(((0.0, Price(per_minute=6_000_000_000)),))
+
+DATA = "A" * 300_000
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}}
+
+
+def message(*blocks: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": list(blocks)}], **members}
+
+
+@pytest.mark.parametrize(
+    ("block", "images"),
+    [
+        (PICTURE, 1),
+        ({"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}, 1),
+        ({"type": "tool_result", "tool_use_id": "a", "content": [PICTURE, PICTURE]}, 2),
+        ({"type": "document", "source": {"type": "content", "content": [PICTURE]}}, 1),
+    ],
+    ids=["image", "linked image", "images of a tool", "image in a document"],
+)
+@pytest.mark.parametrize("endpoint", [MESSAGES, CHAT], ids=lambda endpoint: endpoint.name)
+def test_anthropics_images_count_by_a_flat_bound(block: dict[str, Any], images: int, endpoint: Any) -> None:
+    bound = a_call(message({"type": "text", "text": "What is this?"}, block), endpoint=endpoint).demand.prompt_tokens
+    assert images * 50_000 <= bound < images * 50_000 + 1_000
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": DATA}},
+        {"type": "document", "source": {"type": "text", "media_type": "image/png", "data": DATA}},
+        {"type": "tool_result", "tool_use_id": "a", "content": DATA},
+        {"type": "thinking", "thinking": DATA, "signature": "s"},
+        {"type": "tool_use", "id": "a", "name": "f", "input": {"source": {"media_type": "image/png", "data": DATA}}},
+    ],
+    ids=["PDF", "text that claims to be an image", "a tool's result", "thoughts", "arguments"],
+)
+def test_whatever_else_anthropics_blocks_hold_counts_by_its_length(block: dict[str, Any]) -> None:
+    body = json.dumps(message(block, PICTURE)).encode()
+    bound = a_call(body, endpoint=MESSAGES).demand.prompt_tokens
+    assert len(body) - len(DATA) + 50_000 - 1_000 <= bound <= len(body) - len(DATA) + 51_000
+
+
+def test_a_count_of_tokens_holds_none_and_tells_the_guess() -> None:
+    call = a_call(message({"type": "text", "text": "x" * 4_000}), endpoint=COUNT_TOKENS)
+    assert (call.demand.amounts["tokens"], call.demand.amounts["requests"]) == (0, 1)
+    assert call.demand.likely_prompt == 0, "whatever becomes of the call"
+    assert 1_000 <= likely_prompt(call) <= 1_100

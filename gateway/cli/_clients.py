@@ -94,6 +94,20 @@ models:
     roles: [chat, edit, apply]"""
 
 
+def _claude(base: str, model: str) -> str:
+    """Claude Code has a model for each of its own three sizes; here one stands for all."""
+    named = shlex.quote(model)
+    return f"""\
+# npm install -g @anthropic-ai/claude-code
+export ANTHROPIC_BASE_URL={shlex.quote(base)}
+export ANTHROPIC_AUTH_TOKEN="${VARIABLE}"
+export ANTHROPIC_MODEL={named}
+export ANTHROPIC_DEFAULT_OPUS_MODEL={named}
+export ANTHROPIC_DEFAULT_SONNET_MODEL={named}
+export ANTHROPIC_DEFAULT_HAIKU_MODEL={named}
+claude"""
+
+
 def _openwebui(base: str, model: str) -> str:
     return f"""\
 export OPENAI_API_BASE_URL={shlex.quote(f"{base}/v1")}
@@ -110,6 +124,7 @@ CLIENTS: Mapping[str, Callable[[str, str], str]] = {
     "node": _node,
     "curl": curl_command,
     "codex": _codex,
+    "claude": _claude,
     "continue": _continue,
     "aider": _aider,
     "openwebui": _openwebui,

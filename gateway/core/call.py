@@ -126,9 +126,9 @@ class Call:
     `model_id` is the name that it is booked under, `route` the one that the client asked for, less what does not take
     part in this leg; `targets` are to be tried in order. `claims` are what it holds until it settles, `decisions` what
     the policies that made them were told, `shadowed` the policies in shadow whose check would have refused it.
-    `as_chat` is the call as chat completions have it, once a target needed it so; `filters` make what reads each text
-    of the answer on its way; `continues` is the answer whose conversation, kept by the gateway, is in the body.
-    `fallback` says why it goes to a fallback; `anyway` that its targets should rest."""
+    `as_chat` is the call as chat completions have it, once a target needed it so, and `translated` is true of that one;
+    `filters` make what reads each text of the answer on its way; `continues` is the answer whose conversation, kept by
+    the gateway, is in the body. `fallback` says why it goes to a fallback; `anyway` that its targets should rest."""
 
     request_id: str
     endpoint: Inference
@@ -147,6 +147,7 @@ class Call:
     decisions: tuple[Decision, ...] = ()
     shadowed: tuple[str, ...] = ()
     as_chat: Call | None = None
+    translated: bool = False
     filters: tuple[Callable[[], TextFilter], ...] = ()
     continues: str | None = None
     targets: Sequence[Target] = ()

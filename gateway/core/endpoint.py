@@ -53,9 +53,11 @@ class Inference:
     refuse it for reasons of the endpoint's own; `measure` says what it asks for where that is not text. `refers` says
     whether the prompt also holds what a body only refers to, such as a conversation that the upstream keeps.
     `translation` tells the call through chat to targets that do not serve `operation` themselves; without one such
-    targets cannot take it. `continues` lets calls go on with a conversation that the gateway keeps. `default_model` is
-    meant where a body names none, `model`, which a path can hold, whatever it names. With `form` the body is
-    multipart/form-data; with `media` the answer may be something else than JSON or chat's events.
+    targets cannot take it, and where no target can, `alone` answers instead of one, given the prompt's likely length.
+    `continues` lets calls go on with a conversation that the gateway keeps. `default_model` is meant where a body names
+    none, `model`, which a path can hold, whatever it names. With `form` the body is multipart/form-data; with `media`
+    the answer may be something else than JSON or chat's events. `uses_tokens` is false where a call costs a request and
+    nothing else.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Inference:
     refers: Callable[[Body], bool] | None = None
     translation: Translation | None = None
     continues: Continues | None = None
+    alone: Callable[[int], Reply] | None = None
+    uses_tokens: bool = True
     method: str = field(default="POST", init=False)
 
     def requested_cap(self, body: Body) -> int | None:

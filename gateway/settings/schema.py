@@ -127,6 +127,8 @@ class Quirks(Section):
     """system: the upstream does not know the role developer."""
     operations: tuple[Name, ...] | None = None
     """What it serves besides chat/completions, completions and embeddings, such as responses."""
+    understands: tuple[Name, ...] | None = None
+    """Of calls in other dialects: cache_control, reasoning_content, reasoning_effort, thinking_blocks, top_k."""
     tokens_per_second: Annotated[Whole, Field(ge=1, le=100_000)] | None = None
     """How fast the built-in demo model streams; 40."""
 

@@ -232,6 +232,9 @@ def test_connect_prints_what_a_client_needs_and_no_secret(fresh: Shell) -> None:
         compile(results[index].out, "hello.py", "exec")
     codex = tomllib.loads(results[7].out)
     assert codex["model_providers"][codex["model_provider"]]["wire_api"] == "responses"
+    claude = fresh.ok("connect", "claude", *at).out
+    assert "export ANTHROPIC_BASE_URL=https://llm.example.com\n" in claude, "its own clients add the version themselves"
+    assert 'ANTHROPIC_AUTH_TOKEN="$AIDOCK_API_KEY"' in claude
     described = yaml.safe_load(results[2].out)["models"][0]
     assert (described["provider"], described["apiBase"]) == ("openai", "https://llm.example.com/v1")
     told = fresh.ok("connect", "node", "--json").json

@@ -145,7 +145,10 @@ def test_metrics_are_prometheus_text() -> None:
 def test_an_inference_endpoint_bounds_what_it_reserves(endpoint: Inference) -> None:
     assert endpoint.method == "POST"
     assert endpoint.prompt
-    assert endpoint.form or set(endpoint.required) <= set(endpoint.prompt), "what is required is part of the prompt"
+    known = {*endpoint.prompt, *endpoint.caps}
+    assert endpoint.form or set(endpoint.required) <= known, (
+        "what is required is part of the prompt, or caps the answer"
+    )
     assert endpoint.operation == endpoint.path.removeprefix("/v1/")
     assert endpoint.measure or bool(endpoint.caps) == endpoint.streams, "what generates can be capped, or is measured"
     assert not isinstance(endpoint, Probe)

@@ -245,9 +245,11 @@ def test_begun_means_that_a_reader_would_see_something() -> None:
     reader = a_stream()
     reader.feed(stream(START, PING, begin(0, {"type": "text", "text": ""})))
     assert not reader.begun
+    assert reader.usage is None
     reader.feed(event(delta(0, "text_delta", "text", "Hi")))
     assert reader.begun
     assert reader.produced() == 1
+    assert reader.usage == Usage(13, 1, 4, source="estimated"), "a client may leave here"
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,12 @@ from gateway.core.limits import Limit, LimitSet, Metric, Scope, Window
 from gateway.core.money import UNPRICED, Price, PriceSchedule
 from gateway.core.principal import Principal
 from gateway.core.secret import Secret
-from gateway.endpoints import chat_completions, completions, embeddings
+from gateway.endpoints import chat_completions, completions, count_tokens, embeddings, messages
 
 CHAT = chat_completions.ENDPOINT
 COMPLETIONS = completions.ENDPOINT
+MESSAGES = messages.ENDPOINT
+COUNT_TOKENS = count_tokens.ENDPOINT
 EMBEDDINGS = embeddings.ENDPOINT
 
 ADA = Principal("k1", "ada@example.com", "research")
