@@ -38,6 +38,7 @@ class Application:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self.conversations = Conversations(services.conversations)
         self.pipeline = Pipeline(
             services.directory,
             services.counters,
@@ -46,7 +47,7 @@ class Application:
             lambda: services.world,
             services.admission,
             Once(services.answers),
-            Conversations(services.conversations),
+            self.conversations,
             services.shadow.note,
             services.health,
         )
@@ -93,7 +94,7 @@ class Application:
             principal = await self.pipeline.identify(client)
             services = self.services
             limits = partial(services.directory.limits, principal)
-            desk = Desk(principal, rest, services.world, services.counters, limits, self._usual)
+            desk = Desk(principal, rest, services.world, services.counters, limits, self._usual, self.conversations)
             await _send_reply(client, await endpoint.answer(desk), request_id)
         except GatewayError as error:
             await refuse(client, endpoint, error, request_id, headers)
@@ -106,8 +107,8 @@ class Application:
         raw = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         if raw.startswith(_DEPLOYMENTS):
             return self._by_deployment(method, raw.removeprefix(_DEPLOYMENTS)), ""
-        for prefix, endpoint in self._prefixes.items():
-            if endpoint.method == method and raw.startswith(prefix) and len(raw) > len(prefix):
+        for (taken, prefix), endpoint in self._prefixes.items():
+            if taken == method and raw.startswith(prefix) and len(raw) > len(prefix):
                 return endpoint, unquote(raw[len(prefix) :])
         return None, ""
 
@@ -148,20 +149,20 @@ async def _send_reply(client: Client, reply: Reply, request_id: str) -> None:
     await client.reply(reply.status, headers, reply.body)
 
 
-def _table(endpoints: list[Endpoint]) -> tuple[dict[tuple[str, str], Endpoint], dict[str, Endpoint]]:
+def _table(endpoints: list[Endpoint]) -> tuple[dict[tuple[str, str], Endpoint], dict[tuple[str, str], Endpoint]]:
     """Endpoints by method and path, and those whose path ends in `{rest}` by their prefix.
 
     A base URL without `/v1` is the commonest mistake in client configurations, so the root paths answer too, and so do
     those below `/openai`, which is what Azure's clients ask.
     """
     exact: dict[tuple[str, str], Endpoint] = {}
-    prefixes: dict[str, Endpoint] = {}
+    prefixes: dict[tuple[str, str], Endpoint] = {}
     for endpoint in endpoints:
         short = endpoint.path.removeprefix("/v1")
         aliases = endpoint.aliases if isinstance(endpoint, Probe) else (f"/openai{endpoint.path}", f"/openai{short}")
         for path in (endpoint.path, short, *aliases):
             if path.endswith("{rest}"):
-                prefixes[path.removesuffix("{rest}")] = endpoint
+                prefixes[endpoint.method, path.removesuffix("{rest}")] = endpoint
             else:
                 exact[endpoint.method, path] = endpoint
     return exact, prefixes

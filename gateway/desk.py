@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from gateway.conversations.kept import Conversations
 from gateway.core.body import Body
 from gateway.core.call import Call
 from gateway.core.deployment import Model, Route
@@ -30,6 +31,7 @@ class Desk:
         counters: CounterStore,
         limits: Callable[[str], LimitSet],
         usual: Inference,
+        conversations: Conversations,
     ) -> None:
         self.principal = principal
         self.rest = rest
@@ -37,6 +39,7 @@ class Desk:
         self._counters = counters
         self._limits = limits
         self._usual = usual
+        self._conversations = conversations
 
     def models(self) -> Sequence[Model]:
         routes = self._world.snapshot.routes
@@ -57,6 +60,12 @@ class Desk:
             return await self._counters.peek(list(limits))
         except StoreUnavailable as error:
             raise accounting_unavailable("The gateway cannot look up your limits now. Try again shortly.") from error
+
+    async def conversation(self) -> bytes | None:
+        return await self._conversations.lookup(self.principal, self.rest)
+
+    async def forget_conversation(self) -> bool:
+        return await self._conversations.forget(self.principal, self.rest)
 
     def _passes(self, name: str, route: Route) -> bool:
         try:

@@ -46,13 +46,7 @@ class Conversations:
         identity = None if continues is None else continues.continued(body)
         if continues is None or identity is None:
             return Recalled(body)
-        try:
-            conversation = await self._store.get(_name(principal, identity))
-        except StoreUnavailable as error:
-            message = "The gateway cannot look up the conversation that this call continues now. Try again shortly."
-            raise GatewayError(
-                503, "conversation_unavailable", message, type="server_error", headers={"retry-after": "1"}
-            ) from error
+        conversation = await self.lookup(principal, identity)
         if conversation is None:
             return Recalled(body)
         joined = continues.joined(body, conversation)
@@ -60,6 +54,20 @@ class Conversations:
         if len(joined.raw) > most:
             raise request_too_large(f"With the conversation that it continues the call has more than {most} bytes.")
         return Recalled(joined, identity)
+
+    async def lookup(self, principal: Principal, identity: str) -> bytes | None:
+        """What is kept for its user, None where nothing is, or no longer. Raises 503."""
+        try:
+            return await self._store.get(_name(principal, identity))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    async def forget(self, principal: Principal, identity: str) -> bool:
+        """Keep it no longer; whether it was kept. Raises 503."""
+        try:
+            return await self._store.drop(_name(principal, identity))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
 
     def watch(self, call: Call, client: Client, keep_s: int) -> None:
         """Keep the conversation for `keep_s` seconds once its answer is whole, where the client lets it be kept."""
@@ -84,6 +92,11 @@ class Conversations:
                 "A conversation could not be kept; its client will have to send it whole.",
                 extra={"http.request.id": call.request_id, "reason": str(error)},
             )
+
+
+def _unavailable() -> GatewayError:
+    message = "The gateway cannot look up the conversations that it keeps now. Try again shortly."
+    return GatewayError(503, "conversation_unavailable", message, type="server_error", headers={"retry-after": "1"})
 
 
 def _name(principal: Principal, identity: str) -> str:

@@ -34,11 +34,16 @@ class MemoryConversations:
         while self._bytes > self._most_bytes:
             self._drop(next(iter(self._kept)))
 
+    async def drop(self, name: str) -> bool:
+        return await self.get(name) is not None and self._drop(name)
+
     async def close(self) -> None:
         self._kept.clear()
         self._bytes = 0
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, name: str) -> bool:
         known = self._kept.pop(name, None)
-        if known is not None:
-            self._bytes -= len(known[0]) + OVERHEAD
+        if known is None:
+            return False
+        self._bytes -= len(known[0]) + OVERHEAD
+        return True

@@ -43,6 +43,9 @@ class RedisConversations:
         bounds = [for_s * 1000, len(conversation) + OVERHEAD, self._most_bytes]
         await self._decided(self._put(keys=keys, args=[*bounds, conversation]))
 
+    async def drop(self, name: str) -> bool:
+        return bool(await self._decided(self._redis.delete(self._key(name))))
+
     async def close(self) -> None:
         await self._redis.aclose()
 

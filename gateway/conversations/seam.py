@@ -21,5 +21,8 @@ class ConversationStore(Protocol):
     async def put(self, name: str, conversation: bytes, for_s: int) -> None:
         """Keep it for `for_s` seconds. Raises `StoreUnavailable`; it may be kept then."""
 
+    async def drop(self, name: str) -> bool:
+        """Forget it; whether there was anything to forget. Raises `StoreUnavailable`."""
+
     async def close(self) -> None:
         """Let go of everything."""

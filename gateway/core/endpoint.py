@@ -104,6 +104,13 @@ class Desk(Protocol):
     async def levels(self) -> Sequence[Level]:
         """Every limit that binds this caller, and where it stands."""
 
+    async def conversation(self) -> bytes | None:
+        """What is kept for this user under the answer's id that is the path's rest, as its endpoint gave it; None where
+        nothing is."""
+
+    async def forget_conversation(self) -> bool:
+        """Keep it no longer; whether it was kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -113,7 +120,7 @@ class Query:
     path: str
     dialect: Dialect
     answer: Callable[[Desk], Awaitable[Reply]]
-    method: str = field(default="GET", init=False)
+    method: str = "GET"
 
 
 class Health(Protocol):

@@ -76,6 +76,16 @@ async def test_what_is_larger_than_all_the_room_leaves_an_empty_store_that_goes_
     assert await store.get("c") == TALK
 
 
+async def test_what_is_dropped_is_gone_and_can_come_back(store: ConversationStore) -> None:
+    assert not await store.drop("a")
+    await store.put("a", TALK, 60)
+    assert await store.drop("a")
+    assert await store.get("a") is None
+    assert not await store.drop("a")
+    await store.put("a", b"[]", 60)
+    assert await store.get("a") == b"[]"
+
+
 async def test_many_at_once_do_not_mix(store: ConversationStore) -> None:
     await asyncio.gather(*(store.put(f"c{number}", b"%d" % number, 60) for number in range(8)))
     assert await asyncio.gather(*(store.get(f"c{number}") for number in range(8))) == [b"%d" % n for n in range(8)]

@@ -16,6 +16,7 @@ from gateway.conversations.seam import StoreUnavailable
 from gateway.core.body import Body
 from gateway.core.errors import GatewayError
 from gateway.core.principal import Principal
+from gateway.endpoints._responses_kept import response_in
 from gateway.endpoints.responses import ENDPOINT
 from gateway.settings.schema import ServerSettings
 from tests.support.calls import ADA, CHAT, a_call
@@ -29,6 +30,9 @@ SERVER = ServerSettings(responses_store_seconds=60, max_body_bytes=MOST)
 
 class Away(MemoryConversations):
     async def get(self, name: str) -> bytes | None:
+        raise StoreUnavailable("away")
+
+    async def drop(self, name: str) -> bool:
         raise StoreUnavailable("away")
 
     async def put(self, name: str, conversation: bytes, for_s: int) -> None:
@@ -157,6 +161,22 @@ async def test_a_store_that_is_away_refuses_who_continues_and_lets_answers_go_ou
     with pytest.raises(GatewayError) as refused:
         await recall(conversations)
     assert (refused.value.status, refused.value.code) == (503, "conversation_unavailable")
+
+
+async def test_what_is_kept_can_be_looked_up_and_forgotten_by_its_user_alone() -> None:
+    conversations = Conversations(MemoryConversations())
+    await answer(conversations, json.dumps(document()).encode())
+    kept = await conversations.lookup(ADA, "resp_r1")
+    assert kept is not None
+    assert json.loads(response_in(kept)) == document()
+    assert await conversations.lookup(EVE, "resp_r1") is None
+    assert not await conversations.forget(EVE, "resp_r1")
+    assert await conversations.forget(ADA, "resp_r1")
+    assert (await recall(conversations)).continues is None
+    for ask in (Conversations(Away()).lookup, Conversations(Away()).forget):
+        with pytest.raises(GatewayError) as refused:
+            await ask(ADA, "resp_r1")
+        assert refused.value.status == 503
 
 
 async def test_a_redis_that_is_not_there_is_a_store_that_is_away() -> None:

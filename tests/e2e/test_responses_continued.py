@@ -112,6 +112,22 @@ async def test_another_user_cannot_go_on_with_it(scene: Scene, connect: Connect)
         await stranger.responses.create(model="chat", input="hello", previous_response_id=first.id)
 
 
+async def test_a_kept_response_is_retrieved_and_deleted_by_its_user(scene: Scene, connect: Connect) -> None:
+    client = connect(None)
+    first = await client.responses.create(model="chat", input="hello")
+    again = await client.responses.retrieve(first.id)
+    assert again.model_dump() == first.model_dump()
+    stranger = connect(await scene.gateway.issue("mallory@example.com"))
+    for ask in (stranger.responses.retrieve, stranger.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            await ask(first.id)
+    await client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError, match="responses_store_seconds"):
+        await client.responses.retrieve(first.id)
+    with pytest.raises(openai.BadRequestError, match="not kept"):
+        await client.responses.create(model="chat", input="hello", previous_response_id=first.id)
+
+
 async def test_the_upstreams_own_responses_are_the_upstreams_to_keep(scene: Scene, connect: Connect) -> None:
     client = connect(None)
     first = await client.responses.create(model="native", input="hello")

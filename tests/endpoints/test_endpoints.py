@@ -8,6 +8,8 @@ import pytest
 
 from gateway import plugins
 from gateway.attempt import Carrier
+from gateway.conversations.kept import Conversations
+from gateway.conversations.memory import MemoryConversations
 from gateway.core.body import Body
 from gateway.core.endpoint import Inference, Probe, Query
 from gateway.core.errors import GatewayError
@@ -41,6 +43,9 @@ NOWHERE: Any = None  # these questions never reach an upstream
 CARRIERS = {"corp": Carrier(PROVIDER, NOWHERE)}
 
 
+KEPT = Conversations(MemoryConversations())
+
+
 class Away(MemoryStore):
     async def peek(self, limits: Any) -> Any:
         raise StoreUnavailable("away")
@@ -50,7 +55,9 @@ def a_desk(rest: str = "", *, principal: Principal = ADA, store: MemoryStore | N
     names = ("model_access", "rate_limit", "concurrency", "quota")
     snapshot: Any = Snapshot()
     world = World(snapshot, [plugins.policy(name, {}) for name in names], CARRIERS)
-    return Desk(principal, rest, world, store or MemoryStore(Calendar(ZoneInfo("UTC"))), lambda model_id: LIMITS, CHAT)
+    return Desk(
+        principal, rest, world, store or MemoryStore(Calendar(ZoneInfo("UTC"))), lambda model_id: LIMITS, CHAT, KEPT
+    )
 
 
 async def answered(endpoint: Query, desk: Desk) -> Any:
@@ -170,6 +177,6 @@ async def test_me_shows_the_limits_on_the_models_that_the_caller_may_use_and_eac
     world = World(snapshot, [plugins.policy(name, {}) for name in names], CARRIERS)
     listed = Principal("k2", "eve@example.com", "research", frozenset({"small"}))
     store = MemoryStore(Calendar(ZoneInfo("UTC")))
-    desk = Desk(listed, "", world, store, lambda model_id: LimitSet(quota=(shared, of_model[model_id])), CHAT)
+    desk = Desk(listed, "", world, store, lambda model_id: LimitSet(quota=(shared, of_model[model_id])), CHAT, KEPT)
     told = (await answered(me.ENDPOINT, desk))["limits"]
     assert [(limit["scope"], limit["subject"]) for limit in told] == [("global", ""), ("model", "small")]
