@@ -81,7 +81,14 @@ def _add_units(made: Demand, measure: Measure, call: Call) -> None:
     if not all(price.sells_only(measure.unit) for price in _prices(call)):
         made.prompt_tokens += measure.prompt
         made.likely_prompt += measure.prompt * measure.likely // measure.most if measure.most else 0
-        made.expected_output = measure.output
+        made.expected_output = min(measure.output, _most_written(measure, call))
+
+
+def _most_written(measure: Measure, call: Call) -> int:
+    """What the models themselves may write, where that is known of all of them: in each image, else in all."""
+    answers = measure.most if measure.unit == "image" else 1
+    caps = [target.model.max_output_tokens for target in call.route.every_target]
+    return max((measure.output if cap is None else cap * answers for cap in caps), default=measure.output)
 
 
 def assumed(call: Call, prompt_tokens: int, output_cap: int | None) -> Demand:

@@ -261,6 +261,20 @@ def test_images_that_may_be_sold_by_the_token_are_held_with_all_they_may_take() 
     assert mixed.amounts["cost"] >= 40_000 + 8_320 * 40, "whichever of its targets the call goes to"
 
 
+def test_what_a_model_may_write_bounds_what_is_held_for_its_images() -> None:
+    def held(*most: int | None) -> int:
+        targets = [a_target(a_model(prices=SOLD_BY_TOKEN, max_output_tokens=each)) for each in most]
+        call = a_call(
+            {"model": "m", "prompt": "x", "n": 2}, endpoint=images_generations.ENDPOINT, route=a_route(*targets)
+        )
+        return call.demand.expected_output
+
+    assert held(6_240) == 2 * 6_240
+    assert held(6_240, 4_000) == 2 * 6_240
+    assert held(6_240, None) == held(None) == 2 * 32_768
+    assert held(10**6) == 2 * 32_768
+
+
 def test_speech_is_held_by_its_characters_and_rankings_by_their_searches() -> None:
     assert bound(audio_speech.ENDPOINT, {"input": "Füße"}).units == 4
     documents = ["x"] * 250

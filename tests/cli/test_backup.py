@@ -63,7 +63,8 @@ def fill(shell: Shell, url: str, rows: int = 1_700) -> str:
             second = await issuing.rotate(session, pepper, first.row.public_id, overlap_s=60)
             third = await issuing.rotate(session, pepper, second.row.public_id)
             await quotas.put(session, Limit("user", "ada@example.com", "cost", "month", 2**50 - 1, "warn"))
-            await ledger.remember_prices(session, [Price(1, 2, None, "v1")], 1.5)
+            units = {"per_image": 3, "per_minute": 4, "per_million_characters": 5, "per_search": 6}
+            await ledger.remember_prices(session, [Price(1, 2, None, "v1", **units)], 1.5)
         everything = many(rows)
         for start in range(0, rows, 500):
             async with database.write() as session:

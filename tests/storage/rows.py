@@ -53,6 +53,8 @@ def many(count: int, seed: int = 7) -> list[OutcomeRecord]:
             prompt_tokens=dice.choice([None, dice.randrange(10_000)]),
             completion_tokens=dice.randrange(-50, 5_000),
             cost_microusd=dice.randrange(-500, 100_000),
+            units=number if number % 3 else None,
+            unit="second" if number % 3 else None,
         )
         for number in range(count)
     ]
