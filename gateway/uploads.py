@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
+from itertools import chain
 from typing import BinaryIO, Final, cast
 
 from python_multipart.exceptions import FormParserError
@@ -32,6 +33,8 @@ _ONCE: Final = frozenset({"model", "stream", "response_format"})
 _FILE: Final = "file"
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]").fullmatch
 _NAME = re.compile(rb"(?<![\w*])name\s*\*?\s*=", re.IGNORECASE).findall
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"').sub
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 _WRITABLE = re.compile(r"[^\x00-\x1f\x7f\"\\]{1,128}").fullmatch
 
 
@@ -179,9 +182,11 @@ class _Part:
 
     def identify(self) -> None:
         """Its head is complete: what it is. Raises 400."""
+        if any(map(_CONTROL, chain.from_iterable(self.headers))):
+            raise _malformed("the head of a part holds control characters")
         said = [value for name, value in self.headers if name.lower() == b"content-disposition"]
         kind, options = parse_options_header(said[0]) if len(said) == 1 else (b"", {})
-        if kind != b"form-data" or len(_NAME(said[0])) != 1:
+        if kind != b"form-data" or len(_NAME(_QUOTED(b"", said[0]))) != 1:
             raise _malformed("a part does not say in one way which field it is")
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if not _WRITABLE(self._name):

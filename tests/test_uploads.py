@@ -169,6 +169,9 @@ NO_FORM: dict[str, bytes] = {
     + END,
     "two dispositions": b'--%b\r\nContent-Disposition: form-data; name="a"\r\n'
     b'Content-Disposition: form-data; name="model"\r\n\r\nx\r\n' % BOUNDARY + END,
+    "a line end inside a line": file(b"1").replace(b"audio/mpeg", b'a\nContent-Disposition: form-data; name="model"')
+    + END,
+    "a NUL in a file's name": file(b"1").replace(b"a.mp3", b"a\0.mp3") + END,
     "a name that breaks its line": field('a\\"b', b"x") + END,
     "an attachment": b'--%b\r\nContent-Disposition: attachment; name="a"\r\n\r\nx\r\n' % BOUNDARY + END,
     "endless text": field("prompt", b"x" * 2_000_000) + END,
@@ -223,6 +226,14 @@ async def test_a_client_that_leaves_and_a_disk_that_is_full_leave_nothing_behind
     with pytest.raises(GatewayError) as caught:
         await received(file(b"x" * uploads.IN_MEMORY * 2) + END)
     assert (caught.value.status, caught.value.headers["retry-after"]) == (503, "5")
+
+
+@pytest.mark.parametrize("filename", ["name=x.mp3", "Füße (1); name=y.m4a", 'a \\"b\\".wav', ""])
+async def test_a_file_may_have_any_name(filename: str) -> None:
+    sent = file(b"1", filename) + END
+    form = await received(sent)
+    assert rewritten(form) == sent
+    form.close()
 
 
 async def test_a_field_that_is_no_flag_stays_a_text() -> None:
