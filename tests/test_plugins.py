@@ -24,8 +24,6 @@ DATA_OR_WIRING = {
     "gateway/conversations/connect.py": "tests/e2e/test_responses_continued.py",
     "gateway/core/responses.py": "tests/endpoints/test_responses_told.py",
     "gateway/quotas/patience.py": "tests/test_deciding.py",
-    "gateway/core/responses.py": "tests/providers/test_responses_stream.py",
-    "gateway/conversations/connect.py": "tests/e2e/test_responses_continued.py",
     "gateway/core/sse.py": "tests/providers/test_openai_stream.py",
     "gateway/app.py": "tests/e2e",
     "gateway/background.py": "tests/e2e",
