@@ -167,7 +167,7 @@ def _media(content: object, depth: int = 0) -> Iterator[dict[str, object]]:
 
 def _is_media(part: dict[str, object]) -> bool:
     kind = part.get("type")
-    if kind in _TEXTS or (isinstance(kind, str) and kind.endswith(_TEXTS_END)):
+    if isinstance(kind, str) and (kind in _TEXTS or kind.endswith(_TEXTS_END)):
         return False
     return bool(part.keys() - {"type", "text"})
 

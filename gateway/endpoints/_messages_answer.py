@@ -33,8 +33,8 @@ def told_answer(call: Call, body: bytes) -> bytes:
     told = {
         **opening(call, document.get("model")),
         "content": content,
-        "stop_reason": stop_reason(choice.get("finish_reason"), called=called),
-        "usage": told_usage(document.get("usage")) or estimated(call, len(encode(content))),
+        **stopped(stop_reason(choice.get("finish_reason"), called=called)),
+        "usage": whole_usage(told_usage(document.get("usage")) or estimated(call, len(encode(content)))),
     }
     return encode(told)
 
@@ -47,9 +47,18 @@ def opening(call: Call, model: object) -> Json:
         "role": "assistant",
         "model": model if isinstance(model, str) and model else call.model_id,
         "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
+        **stopped(None),
     }
+
+
+def stopped(reason: str | None) -> Json:
+    """Why a message has stopped, if it has; more than the reason is not known."""
+    return {"stop_reason": reason, "stop_sequence": None, "stop_details": None, "container": None}
+
+
+def whole_usage(usage: Json) -> Json:
+    """A whole answer's usage has members that a stream's has not."""
+    return {**usage, "cache_creation": None, "inference_geo": None, "service_tier": None}
 
 
 def stop_reason(finish: object, *, called: bool) -> str:
@@ -66,17 +75,23 @@ def told_usage(report: object) -> Json | None:
         return None
     cached = _count(_below(usage, "prompt_tokens_details").get("cached_tokens"))
     thought = _count(_below(usage, "completion_tokens_details").get("reasoning_tokens"))
-    told: Json = {"input_tokens": max(0, prompt - (cached or 0)), "output_tokens": completion}
-    if cached is not None:
-        told["cache_read_input_tokens"] = cached
-    if thought is not None:
-        told["output_tokens_details"] = {"thinking_tokens": thought}
-    return told
+    return _counts(max(0, prompt - (cached or 0)), completion, cached, thought)
 
 
 def estimated(call: Call, written: int) -> Json:
     """Usage where the upstream says nothing, for so many characters: clients of this dialect cannot do without."""
-    return {"input_tokens": call.demand.likely_prompt, "output_tokens": -(-written // _CHARACTERS_PER_TOKEN)}
+    return _counts(call.demand.likely_prompt, -(-written // _CHARACTERS_PER_TOKEN))
+
+
+def _counts(prompt: int, completion: int, cached: int | None = None, thought: int | None = None) -> Json:
+    return {
+        "input_tokens": prompt,
+        "output_tokens": completion,
+        "cache_read_input_tokens": cached,
+        "cache_creation_input_tokens": None,
+        "output_tokens_details": None if thought is None else {"thinking_tokens": thought},
+        "server_tool_use": None,
+    }
 
 
 def _below(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -94,19 +109,30 @@ def _content(message: Mapping[str, Any]) -> Iterator[Json]:
     if isinstance(signed, list) and signed:
         yield from (block for block in signed if isinstance(block, dict) and "type" in block)
     elif isinstance(thoughts, str) and thoughts:
-        yield {"type": "thinking", "thinking": thoughts, "signature": ""}
+        yield thinking_block(thoughts)
     for text in (text_of(message.get("content")), message.get("refusal")):
         if isinstance(text, str) and text:
-            yield {"type": "text", "text": text}
+            yield text_block(text)
     for position, call in enumerate(_calls(message)):
         function = call["function"]
         identity = call.get("id")
-        yield {
-            "type": "tool_use",
-            "id": identity if isinstance(identity, str) and identity else f"toolu_{position}",
-            "name": function["name"],
-            "input": _input(function.get("arguments")),
-        }
+        told = identity if isinstance(identity, str) and identity else f"toolu_{position}"
+        yield tool_block(told, function["name"], _input(function.get("arguments")))
+
+
+def text_block(text: str) -> Json:
+    """What the model said."""
+    return {"type": "text", "text": text, "citations": None}
+
+
+def tool_block(identity: str, name: str, arguments: Json) -> Json:
+    """A call of a tool."""
+    return {"type": "tool_use", "id": identity, "name": name, "input": arguments, "caller": {"type": "direct"}}
+
+
+def thinking_block(text: str) -> Json:
+    """What the model thought, unsigned."""
+    return {"type": "thinking", "thinking": text, "signature": ""}
 
 
 def text_of(content: object) -> str:

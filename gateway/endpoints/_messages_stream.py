@@ -9,7 +9,18 @@ from gateway.core import sse
 from gateway.core.body import DecodeError, decode, encode
 from gateway.core.dialect import ANTHROPIC
 from gateway.core.errors import upstream_error
-from gateway.endpoints._messages_answer import estimated, opening, stop_reason, text_of, told_usage
+from gateway.endpoints._messages_answer import (
+    estimated,
+    opening,
+    stop_reason,
+    stopped,
+    text_block,
+    text_of,
+    thinking_block,
+    told_usage,
+    tool_block,
+    whole_usage,
+)
 
 if TYPE_CHECKING:
     from gateway.core.call import Call
@@ -50,7 +61,7 @@ class MessagesTranslator:
         self._close()
         usage = told_usage(self._usage) or estimated(self._call, self._written)
         reason = stop_reason(self._finish, called=bool(self._called))
-        self._say("message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage=usage)
+        self._say("message_delta", delta=stopped(reason), usage=usage)
         self._say("message_stop")
         return self._taken()
 
@@ -89,19 +100,19 @@ class MessagesTranslator:
             return
         self._begun = True
         # What the prompt really was is known at the end only; until then clients are given the estimate.
-        usage = {"input_tokens": self._call.demand.likely_prompt, "output_tokens": 0}
+        usage = whole_usage(estimated(self._call, 0))
         self._say("message_start", message={**opening(self._call, model), "usage": usage})
         self._say("ping")
 
     def _text(self, text: str) -> None:
         if self._open != "text":
-            self._start("text", {"type": "text", "text": ""})
+            self._start("text", text_block(""))
         self._written += len(text)
         self._fill({"type": "text_delta", "text": text})
 
     def _think(self, text: str) -> None:
         if self._open != "thinking":
-            self._start("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            self._start("thinking", thinking_block(""))
         self._written += len(text)
         self._fill({"type": "thinking_delta", "thinking": text})
 
@@ -113,7 +124,7 @@ class MessagesTranslator:
                 self._close()
             case {"type": "thinking", "thinking": str(text), "signature": str(signature)}:
                 if self._open != "thinking":
-                    self._start("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+                    self._start("thinking", thinking_block(""))
                     if text:
                         self._fill({"type": "thinking_delta", "thinking": text})
                 self._fill({"type": "signature_delta", "signature": signature})
@@ -125,11 +136,11 @@ class MessagesTranslator:
             return
         index = index if isinstance(index, int) else 0
         name, arguments = function.get("name"), function.get("arguments")
-        if self._begins(index, identity, name):
+        if isinstance(name, str) and name and self._begins(index, identity):
             told = (
                 identity if isinstance(identity, str) and identity else f"toolu_{len(self._called)}_{self._block + 1}"
             )
-            self._start("tool_use", {"type": "tool_use", "id": told, "name": name, "input": {}})
+            self._start("tool_use", tool_block(told, name, {}))
             self._calling = (index, told)
             self._called.add(index)
         elif self._calling is None or self._calling[0] != index:
@@ -138,11 +149,9 @@ class MessagesTranslator:
             self._written += len(arguments)
             self._fill({"type": "input_json_delta", "partial_json": arguments})
 
-    def _begins(self, index: int, identity: object, name: object) -> bool:
-        """Whether a piece begins a call. Some repeat a call's name and id with every piece, others give all calls the
-        same index."""
-        if not isinstance(name, str) or not name:
-            return False
+    def _begins(self, index: int, identity: object) -> bool:
+        """Whether a piece with a name begins a call. Some repeat name and id with every piece, others give all calls
+        the same index."""
         if self._calling is None or self._calling[0] != index:
             return True
         return isinstance(identity, str) and bool(identity) and identity != self._calling[1]

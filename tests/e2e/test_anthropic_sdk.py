@@ -15,9 +15,9 @@ import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
 from tests.support.dialects.anthropic import KEY, SIGNATURE, anthropic
-from tests.support.dialects.openai_chat import openai_chat
 from tests.support.dialects.served import Asked, Served, Step, served
 from tests.support.gateway import Gateway, running_gateway
+from tests.support.openai_chat import openai_chat
 from tests.support.until import until
 
 NATIVE, PLAIN, DEMO = "claude-sonnet-4-6", "plain", "demo"

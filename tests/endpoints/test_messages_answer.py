@@ -25,8 +25,16 @@ TOLD = {
     "input_tokens": 7,
     "output_tokens": 9,
     "cache_read_input_tokens": 64,
+    "cache_creation_input_tokens": None,
     "output_tokens_details": {"thinking_tokens": 0},
+    "server_tool_use": None,
 }
+WHOLE = {"cache_creation": None, "inference_geo": None, "service_tier": None}
+UNKNOWN = dict.fromkeys(
+    ("cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens_details", "server_tool_use")
+)
+NOT_MORE = {"stop_sequence": None, "stop_details": None, "container": None}
+DIRECT = {"type": "direct"}
 
 
 def a_message() -> Any:
@@ -81,12 +89,16 @@ def short(found: list[Any]) -> list[Any]:
     return words
 
 
-TEXT = {"type": "text", "text": ""}
+def said(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "citations": None}
+
+
+TEXT = said("")
 THINKING = {"type": "thinking", "thinking": "", "signature": ""}
 
 
 def tool(identity: str, name: str) -> dict[str, Any]:
-    return {"type": "tool_use", "id": identity, "name": name, "input": {}}
+    return {"type": "tool_use", "id": identity, "name": name, "input": {}, "caller": DIRECT}
 
 
 def test_a_whole_answer() -> None:
@@ -95,10 +107,10 @@ def test_a_whole_answer() -> None:
         "type": "message",
         "role": "assistant",
         "model": "x",
-        "content": [{"type": "text", "text": "Hello"}],
+        "content": [said("Hello")],
         "stop_reason": "end_turn",
-        "stop_sequence": None,
-        "usage": TOLD,
+        **NOT_MORE,
+        "usage": {**TOLD, **WHOLE},
     }
 
 
@@ -111,13 +123,13 @@ def test_thoughts_and_calls() -> None:
     found = answered({"content": None, "reasoning_content": "Hm.", "tool_calls": calls}, "tool_calls")
     assert found["content"] == [
         {"type": "thinking", "thinking": "Hm.", "signature": ""},
-        {"type": "tool_use", "id": "a", "name": "f", "input": {"n": 1}},
-        {"type": "tool_use", "id": "toolu_1", "name": "g", "input": {}},
+        {"type": "tool_use", "id": "a", "name": "f", "input": {"n": 1}, "caller": DIRECT},
+        tool("toolu_1", "g"),
     ]
     assert found["stop_reason"] == "tool_use"
     signed = [{"type": "thinking", "thinking": "Hm.", "signature": "s"}, {"type": "redacted_thinking", "data": "x"}]
     both = answered({"content": "A", "reasoning_content": "Hm.", "thinking_blocks": signed})
-    assert both["content"] == [*signed, {"type": "text", "text": "A"}]
+    assert both["content"] == [*signed, said("A")]
 
 
 def test_content_in_parts_and_a_refusal_are_text() -> None:
@@ -151,7 +163,7 @@ def test_usage_that_is_unknown_is_estimated() -> None:
     assert answered({"content": "x" * 400})["usage"]["input_tokens"] == 33
     assert answered({"content": "x" * 400})["usage"]["output_tokens"] >= 100
     found = events(chunk({"content": "x" * 400}), chunk({}, "stop"))
-    assert found[-2]["usage"] == {"input_tokens": 33, "output_tokens": 100}
+    assert found[-2]["usage"] == {"input_tokens": 33, "output_tokens": 100, **UNKNOWN}
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[{}]}', b"\xff"])
@@ -171,13 +183,13 @@ def test_a_stream_begins_with_an_estimate_and_ends_with_the_truth() -> None:
         "model": "x",
         "content": [],
         "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {"input_tokens": 33, "output_tokens": 0},
+        **NOT_MORE,
+        "usage": {"input_tokens": 33, "output_tokens": 0, **UNKNOWN, **WHOLE},
     }
     assert short(found) == [(0, TEXT), (0, "text", "Hé"), (0, "stop")]
     assert found[-2] == {
         "type": "message_delta",
-        "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+        "delta": {"stop_reason": "end_turn", **NOT_MORE},
         "usage": TOLD,
     }
 

@@ -46,8 +46,17 @@ def end(index: int) -> dict[str, Any]:
 
 
 def over(reason: str | None, **usage: Any) -> dict[str, Any]:
-    told = {"output_tokens": 9, **usage}
-    return {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": told}
+    unknown = dict.fromkeys(
+        (
+            "input_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+            "output_tokens_details",
+            "server_tool_use",
+        )
+    )
+    delta = {"stop_reason": reason, "stop_sequence": None, "stop_details": None, "container": None}
+    return {"type": "message_delta", "delta": delta, "usage": {**unknown, "output_tokens": 9, **usage}}
 
 
 def stream(*documents: dict[str, Any]) -> bytes:
@@ -55,7 +64,7 @@ def stream(*documents: dict[str, Any]) -> bytes:
 
 
 def text(index: int, *pieces: str) -> list[dict[str, Any]]:
-    block = begin(index, {"type": "text", "text": ""})
+    block = begin(index, {"type": "text", "text": "", "citations": None})
     return [block, *(delta(index, "text_delta", "text", piece) for piece in pieces), end(index)]
 
 
@@ -70,7 +79,7 @@ def thoughts(index: int, signature: str, *pieces: str) -> list[dict[str, Any]]:
 
 def call(index: int, identity: str, name: str, *pieces: str) -> list[dict[str, Any]]:
     return [
-        begin(index, {"type": "tool_use", "id": identity, "name": name, "input": {}}),
+        begin(index, {"type": "tool_use", "id": identity, "name": name, "input": {}, "caller": {"type": "direct"}}),
         *(delta(index, "input_json_delta", "partial_json", piece) for piece in pieces),
         end(index),
     ]

@@ -55,6 +55,11 @@ def _itself(stack: ExitStack, gateway: Gateway) -> Mapping[str, Any]:
     return {"base_url": f"{gateway.url}/v1", "api_key": gateway.key}
 
 
+def _anthropic(stack: ExitStack, gateway: Gateway) -> Mapping[str, Any]:
+    fake = import_module("tests.support.dialects.anthropic")
+    return {"base_url": stack.enter_context(served(fake.anthropic)).url, "api_key": fake.KEY}
+
+
 def _cohere(stack: ExitStack, gateway: Gateway) -> Mapping[str, Any]:
     fake = import_module("tests.support.dialects.cohere")
     return {"base_url": stack.enter_context(served(fake.cohere)).url, "api_key": fake.KEY}
@@ -90,6 +95,14 @@ _DEMO_WORDS: Words = {
     "refuse": "/error 429",
     "break": "/cut 3",
 }
+_ANTHROPIC_WORDS: Words = {
+    "hello": "Good day",
+    "tools": "tools please",
+    "json": "{}",
+    "think": "think of it",
+    "refuse": "429",
+    "break": "cut now",
+}
 _COHERE_WORDS: Words = {
     "hello": "Good day",
     "tools": "tools please",
@@ -116,6 +129,7 @@ _SLASHED_WORDS: Words = {
 }
 
 _FAKES: Mapping[str, Played] = {
+    "anthropic": Played("anthropic", _ANTHROPIC_WORDS, _anthropic, "claude-sonnet-4-6", embeds="never"),
     "cohere": Played("cohere", _COHERE_WORDS, _cohere, "command"),
     "gemini": Played("gemini", _SLASHED_WORDS, _gemini, "gemini-3.6-flash", embeds="always"),
     "ollama": Played("ollama", _SLASHED_WORDS, _ollama, embeds="always"),

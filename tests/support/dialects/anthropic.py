@@ -29,6 +29,7 @@ from tests.support.dialects.served import CUT, FOREVER, Asked, Step, streamed, w
 KEY = "sk-ant-fake-0123456789abcdef"
 VERSIONS = ("2023-06-01", "2026-10-21")
 USAGE = {"input_tokens": 5, "cache_read_input_tokens": 64, "cache_creation_input_tokens": 2, "output_tokens": 9}
+_UNSAID = dict.fromkeys(("cache_creation", "inference_geo", "output_tokens_details", "server_tool_use", "service_tier"))
 SIGNATURE = "c2lnbmF0dXJl+/=="
 _MEMBERS = {
     "model",
@@ -56,12 +57,12 @@ def anthropic(asked: Asked) -> Iterable[Step]:
     if fault is not None:
         return _error(*fault)
     body = asked.json
-    if asked.path.endswith("/count_tokens"):
-        return whole(200, {"input_tokens": 42})
     said = _last_text(body["messages"][-1])
     word = said.split()[0]
     if word.isdigit():
         return _error(int(word), f"refused with {word}")
+    if asked.path.endswith("/count_tokens"):
+        return whole(200, {"input_tokens": 42})
     documents = _events(word, said, body)
     return streamed(_steps(word, documents)) if body.get("stream") else whole(200, _message(documents))
 
@@ -104,7 +105,8 @@ def _events(word: str, said: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """The events of a streamed answer; a whole one is put together from them."""
     pieces = [said[at : at + 5] for at in range(0, len(said), 5)]
     opening = {"id": "msg_fake", "type": "message", "role": "assistant", "model": body["model"], "content": []}
-    opening |= {"stop_reason": None, "stop_sequence": None, "usage": {**USAGE, "output_tokens": 1}}
+    opening |= dict.fromkeys(("stop_reason", "stop_sequence", "stop_details", "container"))
+    opening["usage"] = {**USAGE, "output_tokens": 1, **_UNSAID}
     documents = [{"type": "message_start", "message": opening}, PING]
     match word:
         case "tools":
@@ -172,5 +174,5 @@ def _message(documents: list[dict[str, Any]]) -> dict[str, Any]:
                 if arguments.endswith("}"):
                     content[-1]["input"] = json.loads(arguments)
             case {"type": "message_delta", "delta": ended, "usage": usage}:
-                message |= {**ended, "usage": usage}
+                message |= {**ended, "usage": {**_UNSAID, **usage}}
     return {**message, "content": content}
