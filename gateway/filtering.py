@@ -109,7 +109,7 @@ class FilteredStream:
         finish = choice.get("finish_reason")
         delta = choice.get("delta")
         holder = delta if isinstance(delta, dict) else choice
-        choice["logprobs"] = None  # they spell the text out
+        _forget_copies(choice, holder)
         held_back = False
         for name in TEXTS:
             text = holder.get(name)
@@ -160,6 +160,12 @@ class _Filtered:
         return text
 
 
+def _forget_copies(choice: dict[str, Any], holder: dict[str, Any]) -> None:
+    """Log probabilities and signed thoughts spell out again what was filtered, and cannot be changed."""
+    choice["logprobs"] = None
+    holder.pop("thinking_blocks", None)
+
+
 def _choices(document: object) -> list[dict[str, Any]]:
     choices = document.get("choices") if isinstance(document, dict) else None
     return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
@@ -169,7 +175,7 @@ def _filter_whole(choice: dict[str, Any], filters: Sequence[Make]) -> None:
     """Filter a whole choice; one that a filter ends keeps nothing but the reason."""
     message = choice.get("message")
     holder = message if isinstance(message, dict) else choice
-    choice["logprobs"] = None
+    _forget_copies(choice, holder)
     try:
         for name in TEXTS:
             text = holder.get(name)

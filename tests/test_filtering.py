@@ -100,6 +100,13 @@ def test_tool_calls_and_usage_pass() -> None:
     assert stream.usage is not None
 
 
+def test_signed_thoughts_do_not_tell_what_was_filtered() -> None:
+    block = {"type": "thinking", "thinking": "secret", "signature": "s"}
+    delta = {"content": "secret", "thinking_blocks": [block]}
+    chunk = sse.event(encode({"choices": [{"index": 0, "delta": delta, "finish_reason": "stop"}]}))
+    assert b"secret" not in filtered(chunk)[0]
+
+
 def test_a_whole_answer_is_filtered_and_keeps_its_usage() -> None:
     body = whole_answer().replace(b"Hi there", b"a secret here")
     answer = FilteredAnswer(PROVIDER.answer(a_call(), a_target(), body), [a_filter])
