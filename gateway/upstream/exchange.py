@@ -107,12 +107,12 @@ class HttpExchange:
         """Send the request and wait for the response head."""
         self._connection = connection
         request = self._request
-        if request.upload is not None:
-            await self._upload(connection, head, request.upload)
-        elif len(request.body) <= SMALL_BODY:
-            connection.begin(self, head + request.body, request.deadlines)
+        upload = request.upload
+        if request.size <= SMALL_BODY:
+            body = request.body if upload is None else upload.read(0, SMALL_BODY)
+            connection.begin(self, head + body, request.deadlines)
         else:
-            await self._upload(connection, head, _Held(request.body))
+            await self._upload(connection, head, _Held(request.body) if upload is None else upload)
         reader = self.reader
         while not reader.head_complete:
             await self._wait()

@@ -138,6 +138,28 @@ async def test_a_request_that_crossed_a_fin_is_sent_again(transport, monkeypatch
         (await second).close()
 
 
+async def test_an_upload_that_crossed_a_fin_is_sent_again_from_its_start(transport, monkeypatch):
+    class Upload:
+        def __len__(self):
+            return 4_000
+
+        def read(self, start, size):
+            starts.append(start)
+            return b"abcd"[start % 4 : start % 4 + 1] * min(size, 4_000 - start)
+
+    starts = []
+    with PlainUpstream() as upstream:
+        peer = await upstream.answer_one(transport, b"first")
+        peer.close()
+        monkeypatch.setattr(Connection, "alive", lambda self: not self.closed)
+        second = asyncio.create_task(upstream.answer_next(b"second"))
+        request = post(upstream.origin, b"")
+        request.upload = Upload()
+        assert await fetch(transport, request) == (200, b"second")
+        assert starts == [0, 0]
+        (await second).close()
+
+
 async def test_a_request_that_crossed_a_fin_and_has_nowhere_else_to_go_is_unsent(transport, monkeypatch):
     with PlainUpstream() as upstream:
         peer = await upstream.answer_one(transport, b"first")
