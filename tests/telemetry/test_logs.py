@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry.logs import LineWriter, QueueHandler, as_json, as_text, line, request_id
+from gateway.telemetry.logs import LineWriter, QueueHandler, as_json, as_text, call_fields, line, request_id
 from tests.ledger.support import outcome
 
 NASTY = "a\r\nINFO fake line\x1b[31m red \x00 nul \u2028 \x85 tab\t end"
@@ -125,6 +125,12 @@ def test_a_call_is_one_line_with_what_its_record_says() -> None:
         told = json.loads(read_all(read))
     assert (told["http.request.id"], told["event.outcome"], told["log.logger"]) == ("r1", "ok", "aidock.calls")
     assert (told["gen_ai.usage.input_tokens"], told["event.duration_ms"]) == (12, 1500)
+
+
+def test_a_call_that_is_measured_in_units_says_so_and_another_says_nothing_of_them() -> None:
+    told = call_fields(outcome("r1", units=3, unit="image"))
+    assert (told["aidock.units"], told["aidock.unit"]) == (3, "image")
+    assert "aidock.units" not in call_fields(outcome("r1"))
 
 
 def test_a_reader_that_stopped_reading_blocks_nobody_and_what_was_dropped_is_told() -> None:
