@@ -11,7 +11,8 @@ from gateway.core.body import encode
 from gateway.core.errors import GatewayError
 
 _KNOWN_CODES = frozenset({"rate_limit_exceeded", "insufficient_quota", "context_length_exceeded", "invalid_prompt"})
-"""Codes that clients act on; any other failure is told as `server_error`."""
+"""Codes that clients act on, and that OpenAI sends whether its list has them or not; any other failure is told as
+`server_error`."""
 
 
 def bare_response(identity: str, model: str, created_at: int) -> dict[str, Any]:
