@@ -38,7 +38,7 @@ bench: $(VENV)/.tests ## Measure CPU per call beside nginx (ARGS=--quick for a m
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove what the targets above made; data stays
-	rm -rf $(VENV) tests/clients/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-clients tests/clients/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "AI Dock needs Python 3.11 or newer; set PYTHON=…"; exit 1; }

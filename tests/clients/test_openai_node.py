@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway import plugins
-from tests.clients.node import Program, node_with_packages
+from tests.clients.installed import Program, node_with_packages
 from tests.support.gateway import Gateway
 from tests.support.until import until
 from tests.wire.upstreams import UPSTREAMS, gateway_before_all

@@ -1,0 +1,100 @@
+"""What others wrote, installed apart from the gateway on first use: SDKs for Node by `npm ci`, and in `.venv-clients`
+what `requirements.txt` names. Programs here use them, are asked for one deed each, and say as JSON what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import ROOT, Gateway
+
+HERE = Path(__file__).parent
+_VENV = ROOT / ".venv-clients"
+
+
+def node_with_packages() -> str:
+    """The program. Skips the test where it cannot be had; with `CI=true` that is a failure."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return _missing("Node and npm are not installed")
+    _install(
+        HERE / "node_modules" / ".package-lock.json",
+        (HERE / "package-lock.json",),
+        lambda: [[npm, "ci", "--no-fund", "--no-audit", "--prefix", str(HERE)]],
+    )
+    return node
+
+
+def python_with_packages() -> str:
+    """The interpreter of `.venv-clients`. Skips the test where it cannot be had; with `CI=true` that is a failure."""
+    python = str(_VENV / "bin" / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    told = (HERE / "requirements.txt", HERE / "constraints.txt")
+    _install(
+        _VENV / ".installed",
+        told,
+        lambda: [
+            [sys.executable, "-m", "venv", "--clear", str(_VENV)],
+            [*pip, "--requirement", str(told[0]), "--constraint", str(told[1])],
+        ],
+    )
+    return python
+
+
+def _install(stamp: Path, told: Sequence[Path], commands: Callable[[], list[list[str]]]) -> None:
+    """Run the commands unless the stamp is newer than what told of them."""
+    with _alone():
+        if stamp.exists() and all(stamp.stat().st_mtime >= each.stat().st_mtime for each in told):
+            return
+        for command in commands():
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                _missing(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+        stamp.touch()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One of the processes that test side by side installs, and the others wait for it."""
+    with (HERE / "package.json").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _missing(reason: str) -> Any:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class Program:
+    """One of the programs here, with a gateway's address and key."""
+
+    def __init__(self, interpreter: str, name: str, gateway: Gateway, base_url: str) -> None:
+        self._command = (interpreter, str(HERE / name))
+        self._environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp")}
+        self._environ |= {"BASE_URL": base_url, "API_KEY": gateway.key}
+
+    async def __call__(self, deed: str, **told: Any) -> Any:
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            deed,
+            json.dumps(told),
+            env=self._environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, words = await process.communicate()
+        assert process.returncode == 0, words.decode()
+        return json.loads(out)
