@@ -1,5 +1,5 @@
 """What others wrote, installed apart from the gateway on first use: SDKs for Node by `npm ci`, and in `.venv-clients`
-what `requirements.txt` names. Programs here use them, are asked for one deed each, and say as JSON what came of it."""
+what `requirements.txt` names. Programs here use them, are asked for deeds in lines of JSON, and say what came of each."""
 
 from __future__ import annotations
 
@@ -79,22 +79,43 @@ def _missing(reason: str) -> Any:
 
 
 class Program:
-    """One of the programs here, with a gateway's address and key."""
+    """One of the programs here, running, with a gateway's address and key. Raises `AssertionError` with its words where
+    it fails."""
 
     def __init__(self, interpreter: str, name: str, gateway: Gateway, base_url: str) -> None:
-        self._command = (interpreter, str(HERE / name))
-        self._environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp")}
-        self._environ |= {"BASE_URL": base_url, "API_KEY": gateway.key}
+        environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp")}
+        self._process = subprocess.Popen(
+            [interpreter, str(HERE / name)],
+            env={**environ, "BASE_URL": base_url, "API_KEY": gateway.key},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
 
     async def __call__(self, deed: str, **told: Any) -> Any:
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            deed,
-            json.dumps(told),
-            env=self._environ,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, words = await process.communicate()
-        assert process.returncode == 0, words.decode()
-        return json.loads(out)
+        return await asyncio.to_thread(self._ask, json.dumps([deed, told]))
+
+    def _ask(self, asked: str) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(asked, file=self._process.stdin)
+        line = self._process.stdout.readline()
+        assert line, f"it ended with {self._process.wait()}"
+        answer = json.loads(line)
+        assert "failed" not in answer, answer["failed"]
+        return answer["told"]
+
+    def stop(self) -> None:
+        """End it, as the end of what it is asked does."""
+        self._process.communicate(timeout=20)
+
+
+@contextmanager
+def running_program(interpreter: str, name: str, gateway: Gateway, base_url: str) -> Iterator[Program]:
+    """A program, until the end."""
+    program = Program(interpreter, name, gateway, base_url)
+    try:
+        yield program
+    finally:
+        program.stop()

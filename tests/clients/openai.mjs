@@ -1,11 +1,8 @@
-// What a program in Node does with OpenAI's SDK. Run as: node openai.mjs DEED '{"model": …, "words": …}'
-// Says what came of it as JSON.
+// What a program in Node does with OpenAI's SDK.
 import OpenAI from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
-
-const [deed, told = "{}"] = process.argv.slice(2);
-const { model = "demo", words = "Hello", ...more } = JSON.parse(told);
+import { serve } from "./deeds.mjs";
 
 let requests = 0;
 const client = new OpenAI({
@@ -19,18 +16,18 @@ const client = new OpenAI({
   },
 });
 
-const messages = [{ role: "user", content: words }];
+const said = (words) => [{ role: "user", content: words }];
 const Weather = z.object({ city: z.string(), degrees: z.number().int() });
 const parameters = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
 const weather = { type: "function", function: { name: "weather", parameters } };
 
 const deeds = {
-  async answer() {
+  async answer({ model = "demo", words = "Hello", messages = said(words), ...more }) {
     const { data, request_id } = await client.chat.completions.create({ model, messages, ...more }).withResponse();
     return { ...spoken(data.choices[0]), usage: data.usage, request: request_id };
   },
 
-  async stream() {
+  async stream({ model = "demo", words = "Hello", messages = said(words), ...more }) {
     const asked = { model, messages, stream: true, stream_options: { include_usage: true }, ...more };
     let content = "";
     let last;
@@ -38,23 +35,23 @@ const deeds = {
     return { content, choices: last.choices, usage: last.usage };
   },
 
-  async assembled() {
+  async assembled({ model = "demo", words = "Hello", messages = said(words), ...more }) {
     const stream = client.chat.completions.stream({ model, messages, ...more });
     return spoken((await stream.finalChatCompletion()).choices[0]);
   },
 
-  async tool() {
+  async tool({ model = "demo", words = "Hello", messages = said(words), ...more }) {
     const asked = { model, messages, tools: [weather], ...more };
     return spoken((await client.chat.completions.create(asked)).choices[0]);
   },
 
-  async tool_assembled() {
+  async tool_assembled({ model = "demo", words = "Hello", messages = said(words), ...more }) {
     const asked = { model, messages, tools: [weather], ...more };
     return spoken((await client.chat.completions.stream(asked).finalChatCompletion()).choices[0]);
   },
 
   // The SDK's own loop: it calls the function and hands back what it says, until the model has an answer.
-  async tool_loop() {
+  async tool_loop({ model = "demo", words = "Hello", messages = said(words), ...more }) {
     const asked = [];
     const rain = (given) => {
       asked.push(given);
@@ -65,12 +62,12 @@ const deeds = {
     return { asked, content: await runner.finalContent() };
   },
 
-  async structured() {
+  async structured({ model = "demo", words = "Hello", messages = said(words), ...more }) {
     const asked = { model, messages, response_format: zodResponseFormat(Weather, "weather"), ...more };
     return (await client.chat.completions.parse(asked)).choices[0].message.parsed;
   },
 
-  async embeddings() {
+  async embeddings({ model = "demo" }) {
     const input = ["one", "two"];
     const packed = await client.embeddings.create({ model, input });
     const plain = await client.embeddings.create({ model, input, encoding_format: "float" });
@@ -83,7 +80,8 @@ const deeds = {
     return { listed, one: await client.models.retrieve("demo") };
   },
 
-  async failure() {
+  async failure({ model = "demo", words = "Hello", messages = said(words), ...more }) {
+    requests = 0;
     const { key, retries, timeout, ...body } = more;
     const options = { maxRetries: retries ?? 0, timeout: timeout ?? 30_000 };
     try {
@@ -96,7 +94,7 @@ const deeds = {
     return { class: "none", requests };
   },
 
-  async leave() {
+  async leave({ model = "demo", words = "Hello", messages = said(words) }) {
     const leaving = new AbortController();
     const asked = client.chat.completions.create({ model, messages, stream: true }, { signal: leaving.signal });
     const { data, request_id } = await asked.withResponse();
@@ -105,7 +103,7 @@ const deeds = {
     return { chunks, request: request_id };
   },
 
-  async leave_early() {
+  async leave_early({ model = "demo", words = "Hello", messages = said(words) }) {
     const leaving = new AbortController();
     setTimeout(() => leaving.abort(), 300);
     try {
@@ -115,26 +113,26 @@ const deeds = {
     }
   },
 
-  async response() {
+  async response({ model = "demo", words = "Hello", ...more }) {
     const answer = await client.responses.create({ model, input: words, ...more });
     return { text: answer.output_text, status: answer.status, usage: answer.usage };
   },
 
-  async response_stream() {
+  async response_stream({ model = "demo", words = "Hello", ...more }) {
     const stream = client.responses.stream({ model, input: words, ...more });
     const types = [];
     for await (const event of stream) types.push(event.type);
     return { types, text: (await stream.finalResponse()).output_text };
   },
 
-  async response_tool() {
+  async response_tool({ model = "demo", words = "Hello", ...more }) {
     const tools = [{ type: "function", strict: false, ...weather.function }];
     const answer = await client.responses.create({ model, input: words, tools, ...more });
     const called = answer.output.filter((item) => item.type === "function_call");
     return called.map((item) => ({ name: item.name, arguments: JSON.parse(item.arguments) }));
   },
 
-  async response_structured() {
+  async response_structured({ model = "demo", words = "Hello", ...more }) {
     const asked = { model, input: words, text: { format: zodTextFormat(Weather, "weather") }, ...more };
     return (await client.responses.parse(asked)).output_parsed;
   },
@@ -154,4 +152,4 @@ function failed(error) {
   return { class: error.constructor.name, status, code, param, message, request: requestID };
 }
 
-console.log(JSON.stringify(await deeds[deed]()));
+await serve(deeds);

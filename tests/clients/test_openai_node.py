@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway import plugins
-from tests.clients.installed import Program, node_with_packages
+from tests.clients.installed import Program, node_with_packages, running_program
 from tests.support.gateway import Gateway
 from tests.support.until import until
 from tests.wire.upstreams import UPSTREAMS, gateway_before_all
@@ -29,8 +29,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 @pytest.fixture(scope="module")
-def openai(gateway: Gateway) -> Program:
-    return Program(node_with_packages(), "openai.mjs", gateway, f"{gateway.url}/v1")
+def openai(gateway: Gateway) -> Iterator[Program]:
+    with running_program(node_with_packages(), "openai.mjs", gateway, f"{gateway.url}/v1") as program:
+        yield program
 
 
 async def test_an_answer_and_its_row(openai: Program, gateway: Gateway) -> None:
