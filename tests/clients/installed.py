@@ -1,5 +1,5 @@
 """What others wrote, installed apart from the gateway on first use: SDKs for Node by `npm ci`, and in `.venv-clients`
-what `requirements.txt` names. Programs here use them, are asked for deeds in lines of JSON, and say what came of each."""
+what `requirements.txt` names. Programs here use them, are asked for deeds in lines of JSON, and say what came."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def node_with_packages() -> str:
     if node is None or npm is None:
         return _missing("Node and npm are not installed")
     _install(
-        HERE / "node_modules" / ".package-lock.json",
+        HERE / "node_modules" / ".installed",
         (HERE / "package-lock.json",),
         lambda: [[npm, "ci", "--no-fund", "--no-audit", "--prefix", str(HERE)]],
     )
@@ -53,15 +54,16 @@ def python_with_packages() -> str:
 
 
 def _install(stamp: Path, told: Sequence[Path], commands: Callable[[], list[list[str]]]) -> None:
-    """Run the commands unless the stamp is newer than what told of them."""
+    """Run the commands unless the stamp says that they were run for what is told now."""
+    now = sha256(b"".join(each.read_bytes() for each in told)).hexdigest()
     with _alone():
-        if stamp.exists() and all(stamp.stat().st_mtime >= each.stat().st_mtime for each in told):
+        if stamp.exists() and stamp.read_text() == now:
             return
         for command in commands():
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 _missing(f"{' '.join(command)} failed: {done.stderr[-500:]}")
-        stamp.touch()
+        stamp.write_text(now)
 
 
 @contextmanager
