@@ -48,6 +48,7 @@ class Application:
             services.admission,
             Once(services.answers),
             self.conversations,
+            services.cache,
             services.shadow.note,
             services.health,
         )

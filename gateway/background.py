@@ -104,6 +104,7 @@ class Background:
         for end in (
             services.answers.close,
             services.conversations.close,
+            services.kept.close,
             self._close_counters,
             services.adopter.close,
             services.shadow.close,

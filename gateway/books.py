@@ -42,7 +42,8 @@ class Run:
     `status` is what the client was sent, 0 while nothing was; `headers` are what its answer will carry. `attempts`
     counts those of the request, `tries` those of the open call. `produced` estimates the completion tokens so far;
     `tell` words a failure in the middle of the stream, where the stream knows better than its dialect; `kind` are the
-    headers of a stream that is not of events. `closed`: no call is open; `ended`: nor will be.
+    headers of a stream that is not of events; `saved` are the micro-dollars that an answer from the cache cost at
+    first. `closed`: no call is open; `ended`: nor will be.
     """
 
     request_id: str
@@ -65,6 +66,7 @@ class Run:
     tell: Callable[[GatewayError, str], bytes] | None = None
     kind: Headers | None = None
     left: bool = False
+    saved: int = 0
     ended_by: GatewayError | None = None
     closed: bool = False
     ended: bool = False
@@ -212,6 +214,8 @@ class Books:
             self._metrics.note_overspend(call.claims, actual)
         if self._log is not None:
             self._log.put(record)
+        if call.on_end is not None:
+            call.on_end(call, record)
         return record
 
     def _series(self, run: Run, record: OutcomeRecord) -> Series:
@@ -327,4 +331,5 @@ def _outcome_record(run: Run, outcome: Outcome, usage: Usage | None, cost: int, 
         0,
         None if usage is None else usage.units,
         None if usage is None else usage.unit,
+        run.saved,
     )

@@ -15,6 +15,7 @@ from functools import partial
 
 from gateway import estimate, uploads
 from gateway.admission import Admission
+from gateway.cache import MISSED, Miss, ResponseCache
 from gateway.client import Client, ClientGone
 from gateway.conversations.kept import Conversations
 from gateway.core.body import Body
@@ -57,6 +58,7 @@ class Pipeline:
         admission: Admission,
         once: Once,
         conversations: Conversations,
+        cache: ResponseCache,
         note_shadow: Callable[[Call], None],
         health: Health,
     ) -> None:
@@ -69,6 +71,7 @@ class Pipeline:
         self._admission = admission
         self._once = once
         self._conversations = conversations
+        self._cache = cache
         self._note_shadow = note_shadow
         self._health = health
         self._holds = Holds(counters, metrics, note_shadow)
@@ -137,8 +140,16 @@ class Pipeline:
     async def _make(
         self, call: Call, course: Course, client: Client, world: World, headers: Headers, by: float
     ) -> None:
+        cache = call.route.cache
+        found = None if cache is None else await self._cache.look_up(call, cache, world.snapshot.hash, by)
         left = await self._hold(call, course, world, by)
         self._conversations.watch(call, client, world.snapshot.server.responses_store_seconds)
+        if isinstance(found, Miss):
+            found.watch(client)
+            headers.append(MISSED)
+        elif found is not None and found.target in call.targets:
+            await self._cache.give(found, call, client, [*headers, *left])
+            return
         move = partial(self._move, call, world, headers)
         await self._relay.carry(call, client, world.carriers, [*headers, *left], course, move)
 

@@ -62,6 +62,7 @@ def _call(rows: Sequence[Row], prices: Mapping[str, Price]) -> dict[str, Any]:
         "usage_source": end["usage_source"],
         "prices": _prices(end["price_version"], prices),
         "cost_usd": in_units("cost", end["cost_microusd"]),
+        "saved_usd": in_units("cost", end["saved_microusd"]),
         "reserved": reserved,
         "settled": settled,
         "overspent": _overspent(decisions, settled),

@@ -137,4 +137,5 @@ def _adjustment(repriced: _Repriced, price: Price) -> OutcomeRecord:
         number=call.adjusted + 1,
         units=None,
         unit=None,
+        saved_microusd=0,
     )

@@ -9,13 +9,14 @@ from gateway import __version__, plugins
 from gateway.admission import Admission
 from gateway.attempt import Carrier
 from gateway.books import Books
+from gateway.cache import ResponseCache
 from gateway.conversations.connect import conversation_store
 from gateway.core.deployment import Target, Tls, Upstream
 from gateway.core.limits import Limit
 from gateway.core.ports import Authorizes, Passes
 from gateway.core.upstream import Transport
 from gateway.health import Health
-from gateway.idempotency.connect import answer_store
+from gateway.idempotency.connect import answer_cache, answer_store
 from gateway.identity.directory import Directory
 from gateway.identity.pepper import load_pepper
 from gateway.ledger.journal import open_journal
@@ -60,6 +61,7 @@ class Services:
         self.counters = counter_store(snapshot.storage.counters, snapshot.zone)
         self.answers = answer_store(snapshot.storage.counters)
         self.conversations = conversation_store(snapshot.storage.counters)
+        self.kept = answer_cache(snapshot.storage.counters)
         self.admission = Admission(self.metrics, snapshot.server.max_inflight)
         storage = snapshot.storage
         self.journal = open_journal(
@@ -72,7 +74,9 @@ class Services:
         self.limits_in_force = True
         self.recount: Recount | None = None
         self.health = Health()
-        self.relay = Relay(Books(self.journal, self.counters, self.metrics, self.log), self.metrics, self.health)
+        books = Books(self.journal, self.counters, self.metrics, self.log)
+        self.relay = Relay(books, self.metrics, self.health)
+        self.cache = ResponseCache(self.kept, books, self.metrics)
         self._environ = environ
         self._providers = plugins.providers()
         self._transports: dict[Tls, HttpTransport] = {}

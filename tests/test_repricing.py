@@ -212,3 +212,21 @@ async def test_units_are_repriced_with_the_tokens_and_no_adjustment_counts_them_
     assert [each["cost_usd"] for each in found["adjustments"]] == [0.0015]
     assert found["units"] == {"unit": "second", "used": 90, "price": "per_minute", "usd": None}
     assert found["total"]["cost_usd"] == 0.0105
+
+
+async def test_an_answer_from_the_cache_costs_nothing_at_any_price(database: Database) -> None:
+    used = {"prompt_tokens": 0, "completion_tokens": 0, "cost_microusd": 0}
+    await write(database, a_row(provider="cache", saved_microusd=9, **used))
+    dearer = routes((0.0, Price(10**6, 10**6, None, "dearer")))
+    assert await compare(database, period(), dearer) == []
+    assert await apply(database, period(), dearer) == 0
+    found = await receipt_of(database)
+    assert (found["cost_usd"], found["saved_usd"], found["total"]["cost_usd"]) == (0, 0.000009, 0)
+
+
+async def test_an_adjustment_saves_nothing_once_more(database: Database) -> None:
+    await write(database, a_row(saved_microusd=9))
+    await apply(database, period(), routes((0.0, Price(10**6, 10**6, None, "dearer"))))
+    async with database.read() as session:
+        (total,) = await ledger.usage(session)
+    assert total["saved_usd"] == 0.000009

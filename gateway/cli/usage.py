@@ -32,7 +32,7 @@ _FACTS = (
     "latency_ms",
     "usage_source",
 )
-_SUMS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_usd")
+_SUMS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_usd", "saved_usd")
 
 
 @click.command()
@@ -105,6 +105,8 @@ def _print_receipt(receipt: dict[str, Any]) -> None:
         f"\nTotal: {total['prompt_tokens']} prompt and {total['completion_tokens']} completion tokens, "
         f"${total['cost_usd']:.6f}"
     )
+    if receipt["saved_usd"]:
+        click.echo(f"Saved by an answer from the cache: ${receipt['saved_usd']:.6f}")
 
 
 def _tried_before(call: dict[str, Any]) -> dict[str, Any]:

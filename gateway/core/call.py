@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.core.headers import Headers
     from gateway.core.ports import TextFilter
     from gateway.core.principal import Principal
-    from gateway.core.records import Decision
+    from gateway.core.records import Decision, OutcomeRecord
 
 
 @dataclass(slots=True)
@@ -128,7 +128,8 @@ class Call:
     the policies that made them were told, `shadowed` the policies in shadow whose check would have refused it.
     `as_chat` is the call as chat completions have it, once a target needed it so, and `translated` is true of that one;
     `filters` make what reads each text of the answer on its way; `continues` is the answer whose conversation, kept by
-    the gateway, is in the body. `fallback` says why it goes to a fallback; `anyway` that its targets should rest."""
+    the gateway, is in the body. `fallback` says why it goes to a fallback; `anyway` that its targets should rest.
+    `on_end` is told of each call of the request that ends, with its row."""
 
     request_id: str
     endpoint: Inference
@@ -153,6 +154,7 @@ class Call:
     targets: Sequence[Target] = ()
     fallback: Reason | None = None
     anyway: bool = False
+    on_end: Callable[[Call, OutcomeRecord], None] | None = None
 
     def replace_body(self, body: Body) -> None:
         """Make the call with another body. Each byte more may be a token more."""

@@ -22,6 +22,10 @@ Reason = Literal["default", "error", "timeout", "rate_limit", "context_window", 
 
 STRATEGIES: tuple[Strategy, ...] = ("order", "weight", "latency", "cost")
 REASONS: tuple[Reason, ...] = ("default", "error", "timeout", "rate_limit", "context_window", "content_policy", "quota")
+CacheScope = Literal["user", "department", "everyone"]
+
+CACHE = "cache"
+"""The provider of answers from the cache, in rows, metrics and headers; no other may have the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +162,22 @@ def _digest(upstream: Upstream) -> str:
 NO_FALLBACKS: Mapping[Reason, tuple[Target, ...]] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class CacheRule:
+    """Whose answers are kept for whom, and for how many seconds; `always`, or for those who ask for it."""
+
+    seconds: int
+    scope: CacheScope = "user"
+    always: bool = False
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Route:
     """A public name and the targets behind it.
 
     `targets` share the load: by `weights`, in order, or the quickest or cheapest first, as `strategy` says. `fallbacks`
     follow, in order, when none of them could answer, by the reason why. A plain model is a route with one model.
+    Without `cache` no answer is kept.
     """
 
     name: str
@@ -171,6 +185,7 @@ class Route:
     weights: tuple[int, ...]
     fallbacks: Mapping[Reason, tuple[Target, ...]] = field(default_factory=lambda: NO_FALLBACKS)
     strategy: Strategy = "weight"
+    cache: CacheRule | None = None
     every_target: tuple[Target, ...] = field(init=False)
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -194,6 +209,7 @@ class Route:
             tuple(weight for _, weight in shared),
             fallbacks,
             self.strategy,
+            self.cache,
         )
 
     def of(self, targets: Iterable[Target]) -> Route:
@@ -204,7 +220,7 @@ class Route:
         known = ("of", targets[0].model.model_id)
         found: Route | None = self.memo.get(known)
         if found is None:
-            found = self.memo[known] = Route(self.name, targets, (1,) * len(targets))
+            found = self.memo[known] = Route(self.name, targets, (1,) * len(targets), cache=self.cache)
         return found
 
 

@@ -67,7 +67,8 @@ class Filters(Protocol):
     """The ability of a policy to act on answers, streamed ones too."""
 
     def filters(self, call: Call) -> Callable[[], TextFilter] | None:
-        """What makes a filter for each text of the call's answer, None where it needs none."""
+        """What makes a filter for each text of the call's answer, None where it needs none. It may depend on who calls
+        only as far as callers share no cache."""
 
 
 class StoreUnavailable(Exception):

@@ -51,7 +51,8 @@ class Decision(NamedTuple):
 class OutcomeRecord(NamedTuple):
     """How it ended: the ledger row. `status` is what the client was sent, 0 when it was sent nothing. Token fields
     are None where unknown; `usage_source` is None where nothing was used. `number` tells the adjustments of one call
-    apart, which count from 1. `units` of `unit` are what calls of other than language models are measured in."""
+    apart, which count from 1. `units` of `unit` are what calls of other than language models are measured in;
+    `saved_microusd` is what an answer from the cache cost when it was made."""
 
     request_id: str
     kind: Kind
@@ -82,3 +83,4 @@ class OutcomeRecord(NamedTuple):
     number: int = 0
     units: int | None = None
     unit: Unit | None = None
+    saved_microusd: int = 0

@@ -37,10 +37,7 @@ class MemoryAnswers:
         running = self._running.get(scope)
         if running is not None:
             return "running" if running[0] == fingerprint else "other_body"
-        found = self._finished.get(scope)
-        if found is not None and found.until <= self._clock():
-            self._drop(scope)
-            found = None
+        found = self._found(scope)
         if found is None:
             self._running[scope] = (fingerprint, owner)
             return "granted"
@@ -49,9 +46,28 @@ class MemoryAnswers:
         return "not_kept" if found.answer is None else found.answer
 
     async def keep(self, scope: str, fingerprint: str, owner: str, answer: Answer | None, for_s: int) -> None:
-        if self._running.get(scope) != (fingerprint, owner):
-            return
-        del self._running[scope]
+        if self._running.get(scope) == (fingerprint, owner):
+            del self._running[scope]
+            self._finish(scope, fingerprint, answer, for_s)
+
+    async def find(self, scope: str, by: float | None = None) -> Answer | None:
+        found = self._found(scope)
+        return None if found is None else found.answer
+
+    async def put(self, scope: str, answer: Answer | None, for_s: int) -> None:
+        if scope in self._finished:
+            self._drop(scope)
+        if answer is not None:
+            self._finish(scope, "", answer, for_s)
+
+    def _found(self, scope: str) -> _Finished | None:
+        found = self._finished.get(scope)
+        if found is not None and found.until <= self._clock():
+            self._drop(scope)
+            return None
+        return found
+
+    def _finish(self, scope: str, fingerprint: str, answer: Answer | None, for_s: int) -> None:
         size = OVERHEAD if answer is None else answer.size
         self._finished[scope] = _Finished(fingerprint, answer, size, self._clock() + for_s)
         self._bytes += size

@@ -11,19 +11,17 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 
-from gateway.client import Client, Message
+from gateway.client import Client
 from gateway.core.call import Call
 from gateway.core.errors import DO_NOT_RETRY, GatewayError, accounting_unavailable, invalid_request
 from gateway.core.headers import Headers
+from gateway.idempotency.recording import Recorded, Recording
 from gateway.idempotency.seam import Answer, AnswerStore, Standing, StoreUnavailable
-
-MOST_ANSWER_BYTES = 2**20
-"""A larger answer is not kept."""
 
 _HEADER = b"idempotency-key"
 _KEY = re.compile(rb"[!-~]{1,255}")
 _REPLAYED = (b"idempotent-replayed", b"true")
-_NOT_REPLAYED = (b"content-length", b"x-ratelimit-")
+_NOT_REPLAYED = (b"age", b"content-length", b"x-ratelimit-")
 """What is measured anew, and what was true at its time only."""
 _PASSING = frozenset({408, 429})
 """Client errors of an upstream that the same request may not meet again."""
@@ -72,7 +70,7 @@ class Once:
 
 
 class _Record:
-    """What a client is sent, written down as it goes, until it is clear what to do with it."""
+    """What becomes of one claim."""
 
     def __init__(self, store: AnswerStore, scope: str, fingerprint: str, call: Call, keep_s: int) -> None:
         self._store = store
@@ -80,11 +78,6 @@ class _Record:
         self._fingerprint = fingerprint
         self._owner = call.request_id
         self._keep_s = keep_s
-        self._client: Client | None = None
-        self._status = 0
-        self._headers: Headers = []
-        self._pieces: list[bytes] = []
-        self._size = 0
         self._closed = False
 
     async def claim(self, by: float) -> Answer | Standing:
@@ -97,8 +90,7 @@ class _Record:
             ) from error
 
     def watch(self, client: Client) -> None:
-        self._client = client
-        client.tee(self._see)
+        Recording(client, self._finish)
 
     async def close(self, by: float | None = None) -> None:
         """The call is over. One without a whole answer leaves its key free."""
@@ -106,34 +98,18 @@ class _Record:
             self._closed = True
             await self._store.free(self._scope, self._owner, by)
 
-    async def _see(self, message: Message) -> None:
+    async def _finish(self, told: Recorded | None) -> None:
+        """The last piece is about to go out."""
         if self._closed:
             return
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            self._headers = [pair for pair in message["headers"] if not pair[0].startswith(_NOT_REPLAYED)]
-            return
-        self._add(message["body"])
-        if not message["more_body"]:
-            await self._finish()
-
-    def _add(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size <= MOST_ANSWER_BYTES:
-            self._pieces.append(piece)
-        else:
-            self._pieces.clear()
-
-    async def _finish(self) -> None:
-        """The last piece is about to go out."""
-        broken = self._client is None or self._client.failed
-        if broken or self._status >= 500 or self._status in _PASSING:
+        if told is None or told.status >= 500 or told.status in _PASSING:
             await self.close()
             return
         self._closed = True
         answer = None
-        if self._size <= MOST_ANSWER_BYTES:
-            answer = Answer(self._status, self._headers, b"".join(self._pieces))
+        if told.body is not None:
+            headers = [pair for pair in told.headers if not pair[0].startswith(_NOT_REPLAYED)]
+            answer = Answer(told.status, headers, told.body)
         try:
             await self._store.keep(self._scope, self._fingerprint, self._owner, answer, self._keep_s)
         except StoreUnavailable as error:

@@ -23,12 +23,15 @@ from gateway.idempotency.seam import OVERHEAD, Answer, Standing, StoreUnavailabl
 from gateway.quotas.pool import connection_pool
 
 PREFIX = "{aidock}:once"
+CACHE_PREFIX = "{aidock}:cache"
 LEASE_S = 60.0
 RENEW_S = 15.0
 MOST_BYTES = 256 * 2**20
 _CONNECTIONS = 16
 _AT_ONCE = 500
 _MOST_UNFREED = 10_000
+_NOBODY = ""
+"""The owner whose answer takes any other's place."""
 
 logger = logging.getLogger("aidock.idempotency")
 
@@ -51,6 +54,7 @@ class RedisAnswers:
     ) -> None:
         self._redis = Redis.from_pool(connection_pool(url, _CONNECTIONS, decision_s))
         self._claim, self._keep, self._free, self._renew = map(self._script, ("claim", "keep", "free", "renew"))
+        self._find = self._script("find")
         self._prefix = prefix
         self._lease_ms = int(lease_s * 1000)
         self._renew_s = renew_s
@@ -87,6 +91,16 @@ class RedisAnswers:
 
     async def keep(self, scope: str, fingerprint: str, owner: str, answer: Answer | None, for_s: int) -> None:
         self._running.pop(scope, None)
+        await self._keep_now(scope, fingerprint, owner, answer, for_s)
+
+    async def find(self, scope: str, by: float | None = None) -> Answer | None:
+        status, head, body = await self._ask(self._find, [self._key(scope)], [], by)
+        return Answer(int(status), _headers(head), body) if status not in (None, b"0") else None
+
+    async def put(self, scope: str, answer: Answer | None, for_s: int) -> None:
+        await self._keep_now(scope, "", _NOBODY, answer, for_s)
+
+    async def _keep_now(self, scope: str, fingerprint: str, owner: str, answer: Answer | None, for_s: int) -> None:
         kept = Answer(0, [], b"") if answer is None else answer
         head = b"\n".join(b"%b:%b" % header for header in kept.headers)
         bound = [for_s * 1000, OVERHEAD if answer is None else answer.size, self._most_bytes]

@@ -32,6 +32,21 @@ class StoreUnavailable(Exception):
     """The store did not answer in time, or not sensibly."""
 
 
+class AnswerCache(Protocol):
+    """Answers kept for whoever asks the same. Nothing is promised of any, so nothing is claimed."""
+
+    async def find(self, scope: str, by: float | None = None) -> Answer | None:
+        """What is kept. Answers until `by` on the monotonic clock, `DECISION_S` from now unless told. Raises
+        `StoreUnavailable`."""
+
+    async def put(self, scope: str, answer: Answer | None, for_s: int) -> None:
+        """Keep this for `for_s` seconds in the place of what is there; None leaves nothing there. Raises
+        `StoreUnavailable`."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
+
+
 class AnswerStore(Protocol):
     """Who makes a call, and what came of it. `scope` stands for caller, endpoint and key together, `owner` for the one
     request that makes the call; both are opaque text."""

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from gateway.core.deployment import REASONS, Model, Reason, Route, Target, Upstream
+from gateway.core.deployment import CACHE, REASONS, CacheRule, Model, Reason, Route, Target, Upstream
 from gateway.core.limits import Limit
 from gateway.core.money import UNPRICED, PriceSchedule
 from gateway.paths import config_file, vendors_file
@@ -20,6 +20,7 @@ from gateway.settings.problems import ConfigError, KeyPath, nearest
 from gateway.settings.resilience import CooldownSettings, FallbackSettings
 from gateway.settings.rules import PolicyCheck, PolicyEntry, check_counters, limits, policy_chain, time_zone
 from gateway.settings.schema import (
+    CacheSettings,
     ModelSettings,
     ProviderSettings,
     RouteSettings,
@@ -118,6 +119,7 @@ class _Compiler:
         for name, provider in self._settings.providers.items():
             path = ("providers", name)
             self._check_name(name, path)
+            self._check_free(name, path)
             built[name] = self._builder.build(name, provider, path)
         for index, model in enumerate(self._settings.models):
             if model.base_url is not None and model.provider is None and model.model_id not in built:
@@ -127,6 +129,7 @@ class _Compiler:
                     api_key=model.api_key,
                     api_key_env_var=model.api_key_env_var,
                 )
+                self._check_free(model.model_id, ("models", index, "model_id"))
                 built[model.model_id] = self._builder.build(model.model_id, provider, ("models", index), inline=True)
         return {name: upstream for name, upstream in built.items() if upstream is not None}
 
@@ -227,7 +230,8 @@ class _Compiler:
     def _model_route(self, model: ModelSettings, path: KeyPath, targets: Mapping[str, tuple[Target, ...]]) -> Route:
         own = targets[model.model_id]
         seen = {model.model_id: (*path, "model_id")}
-        return Route(model.model_id, own, (1,) * len(own), self._fallbacks(model.fallbacks, path, seen, targets))
+        spare = self._fallbacks(model.fallbacks, path, seen, targets)
+        return Route(model.model_id, own, (1,) * len(own), spare, cache=_cache(model.cache))
 
     def _route(
         self, name: str, route: RouteSettings, path: KeyPath, targets: Mapping[str, tuple[Target, ...]]
@@ -248,6 +252,7 @@ class _Compiler:
             tuple(weight for _, weight in weighted),
             self._fallbacks(route.fallbacks, path, seen, targets),
             route.strategy,
+            _cache(route.cache),
         )
 
     def _fallbacks(
@@ -290,3 +295,11 @@ class _Compiler:
     def _check_name(self, name: str, path: KeyPath) -> None:
         if not name or len(name) > 256 or not name.isprintable() or name != name.strip():
             self._findings.refuse(path, "a name must be 1 to 256 printable characters")
+
+    def _check_free(self, name: str, path: KeyPath) -> None:
+        if name == CACHE:
+            self._findings.refuse(path, f"rows say '{CACHE}' of answers that no provider gave; choose another name")
+
+
+def _cache(settings: CacheSettings | None) -> CacheRule | None:
+    return None if settings is None else CacheRule(settings.seconds, settings.scope, settings.when == "always")

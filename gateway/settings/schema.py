@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SecretStr, Wi
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from gateway.core.deployment import Strategy
+from gateway.core.deployment import CacheScope, Strategy
 from gateway.core.limits import Action, Metric, Scope
 from gateway.core.money import RATES
 from gateway.settings.fields import (
@@ -252,6 +252,17 @@ class _OneOrMany:
 Prices = Annotated[tuple[PriceSettings, ...], BeforeValidator(_price_list), Field(min_length=1), _OneOrMany()]
 
 
+class CacheSettings(Section):
+    """Answers kept for those who ask the same again."""
+
+    seconds: Whole = Field(ge=1, le=2_592_000)
+    """How long an answer is kept."""
+    scope: CacheScope = "user"
+    """Who may be given it: the user who asked for it, the user's department, or everyone."""
+    when: Literal["asked", "always"] = "asked"
+    """asked: only calls with the header x-aidock-cache; always: all but those with x-aidock-cache: off."""
+
+
 class ModelSettings(Patience):
     """A model clients can name, and the provider that serves it. Instead of a provider, an OpenAI-compatible base_url
     can be given right here."""
@@ -280,6 +291,8 @@ class ModelSettings(Patience):
     """The most it reads and writes in one call."""
     fallbacks: Fallbacks = FallbackSettings()
     """Models to try, in order, when it could not answer: a list, or lists by what went wrong."""
+    cache: CacheSettings | None = None
+    """Keep its answers; none are kept where not stated."""
 
 
 class RouteTarget(Section):
@@ -300,6 +313,8 @@ class RouteSettings(Section):
     """Which comes first: by weight, in order, the one with the lowest latency, or with the lowest cost."""
     fallbacks: Fallbacks = FallbackSettings()
     """Models to try, in order, when no target could answer: a list, or lists by what went wrong."""
+    cache: CacheSettings | None = None
+    """Keep the answers of its targets; none are kept where not stated."""
 
 
 class PolicySettings(Section):

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gateway.core.deployment import CACHE
 from gateway.core.money import Unit
 from gateway.core.records import OutcomeRecord
 from gateway.storage.tables import LEDGER
@@ -39,6 +40,7 @@ async def page(
     """The next `PAGE` calls that were created from `start` to before `stop` (unix seconds) and used something, in the
     order of time. `after` is the last one of the page before."""
     query = select(*_FIELDS).where(LEDGER.c.kind.in_(("charge", "orphan")), LEDGER.c.created_at < stop)
+    query = query.where(LEDGER.c.provider != CACHE)
     query = query.where(LEDGER.c.created_at >= (start if after is None else after.end.created_at))
     if after is not None:
         place = tuple_(LEDGER.c.created_at, LEDGER.c.request_id)

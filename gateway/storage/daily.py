@@ -25,6 +25,7 @@ SUMS: Final = (
     "cached_tokens",
     "reasoning_tokens",
     "cost_microusd",
+    "saved_microusd",
 )
 _ZONE: Final = "timezone"
 _ADDED_UP: Final = 'ON CONFLICT (day, department, "user", key_id, model_id, provider) DO UPDATE SET ' + ", ".join(
@@ -116,4 +117,5 @@ def _summed(rows: Iterable[OutcomeRecord], zone: tzinfo) -> Sequence[tuple[Any, 
         total[4] += row.cached_tokens or 0
         total[5] += row.reasoning_tokens or 0
         total[6] += row.cost_microusd
+        total[7] += row.saved_microusd
     return [(*key, *totals[key]) for key in sorted(totals)]

@@ -26,6 +26,7 @@ MAX_BATCH: Final = 500
 """Rows per statement; more would pass a database's limit on bound values."""
 
 _REPORTED: Final = ("requests", *SUMS[2:6])
+_MONEY: Final = {"cost_microusd": "cost_usd", "saved_microusd": "saved_usd"}
 
 _GROUPINGS: Final = {
     "department": USAGE_DAILY.c.department,
@@ -66,13 +67,13 @@ async def usage(
     """Usage by any of department, user, key, model, provider and day, in that order of columns and rows.
 
     `first` and `last` are days, `YYYY-MM-DD`, both included. `requests` counts every call once, refunds among them;
-    `cost_usd` is a float, exact to the micro-dollar. Without usage the list is empty.
+    `cost_usd` and `saved_usd` are floats, exact to the micro-dollar. Without usage the list is empty.
     """
     unknown = [name for name in by if name not in _GROUPINGS]
     if unknown:
         raise Invalid(f"Usage cannot be grouped by '{unknown[0]}'; choose from {', '.join(_GROUPINGS)}.")
     keys = [_GROUPINGS[name].label(name) for name in dict.fromkeys(by)]
-    sums = [func.sum(USAGE_DAILY.c[name]).label(name) for name in (*_REPORTED, "cost_microusd")]
+    sums = [func.sum(USAGE_DAILY.c[name]).label(name) for name in (*_REPORTED, *_MONEY)]
     statement = select(*keys, *sums).group_by(*keys).order_by(*keys).having(func.count() > 0)
     if first is not None:
         statement = statement.where(USAGE_DAILY.c.day >= first)
@@ -82,10 +83,9 @@ async def usage(
 
 
 def _report(row: dict[str, Any]) -> dict[str, Any]:
-    cost = int(row.pop("cost_microusd"))
+    money = {shown: int(row.pop(name)) / MICROS_PER_DOLLAR for name, shown in _MONEY.items()}
     row.update({name: int(row[name]) for name in _REPORTED})  # PostgreSQL sums big integers as decimals
-    row["cost_usd"] = cost / MICROS_PER_DOLLAR
-    return row
+    return row | money
 
 
 def _amount(metric: Metric, *, daily: bool) -> ColumnElement[int]:

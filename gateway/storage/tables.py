@@ -153,6 +153,7 @@ class LedgerRow(Base, table=True):
     number: int = Field(default=0, primary_key=True, sa_type=BigInteger, sa_column_kwargs=_ZERO)
     units: int | None = Field(default=None, sa_type=BigInteger)
     unit: str | None = None
+    saved_microusd: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
 
 
 class UsageDay(Base, table=True):
@@ -174,6 +175,7 @@ class UsageDay(Base, table=True):
     cached_tokens: int = Field(sa_type=BigInteger)
     reasoning_tokens: int = Field(sa_type=BigInteger)
     cost_microusd: int = Field(sa_type=BigInteger)
+    saved_microusd: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs=_ZERO)
 
 
 class ShadowRefusal(Base, table=True):

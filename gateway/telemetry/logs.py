@@ -141,6 +141,7 @@ def call_fields(record: OutcomeRecord) -> Fields:
         "gen_ai.usage.output_tokens": record.completion_tokens,
         "aidock.cost_microusd": record.cost_microusd,
         **_units(record),
+        **_saved(record),
         "user.id": record.user,
         "organization.name": record.department,
         "aidock.key": record.key_id,
@@ -149,6 +150,10 @@ def call_fields(record: OutcomeRecord) -> Fields:
 
 def _units(record: OutcomeRecord) -> Fields:
     return {} if record.unit is None else {"aidock.units": record.units, "aidock.unit": record.unit}
+
+
+def _saved(record: OutcomeRecord) -> Fields:
+    return {"aidock.saved_microusd": record.saved_microusd} if record.saved_microusd else {}
 
 
 def as_json(fields: Fields) -> bytes:

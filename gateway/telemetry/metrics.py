@@ -120,6 +120,11 @@ class Metrics:
         self.cost = Counts("aidock_cost_usd", "US dollars charged.", ("model", "provider", "department"))
         self.attempts = Counts("aidock_upstream_attempts", "Requests to upstreams.", ("provider", "outcome"))
         self.fallbacks = Counts("aidock_fallbacks", "Calls passed on to another target.", ("model",))
+        self.cache_hits = Counts("aidock_cache_hits", "Calls answered from the cache.", ("model",))
+        self.cache_misses = Counts("aidock_cache_misses", "Calls that the cache had no answer for.", ("model",))
+        self.cache_saved = Counts(
+            "aidock_cache_saved_usd", "US dollars that answers from the cache had cost when they were made.", ("model",)
+        )
         self.deployment_up = Levels(
             "aidock_deployment_up",
             "1 while a deployment of the model is well; 0 while all rest.",

@@ -162,7 +162,7 @@ def test_a_backup_is_for_the_owner_only_and_says_what_it_holds(full):
         assert opened.testzip() is None
         lines = opened.read("tables/api_keys.jsonl").splitlines()
     assert manifest["format"] == "aidock-backup-1"
-    assert manifest["revision"] == "0003"
+    assert manifest["revision"] == "0004"
     assert set(manifest["sha256"]) == {f"tables/{name}.jsonl" for name in manifest["tables"]} | {"secret.key"}
     assert {"id", "digest", "models"} <= json.loads(lines[0]).keys()
 

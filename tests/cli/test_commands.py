@@ -127,6 +127,7 @@ def test_usage_as_table_csv_and_json_says_the_same(shell: Shell) -> None:
     rows = [
         outcome("r1", cost_microusd=1_500_000),
         outcome("r2", cost_microusd=1),
+        outcome("r4", provider="cache", prompt_tokens=0, completion_tokens=0, cost_microusd=0, saved_microusd=250_000),
         outcome("r3", department="=cmd()", user="eve@example.com"),
     ]
     asyncio.run(keep(shell.data, *rows))
@@ -138,16 +139,17 @@ def test_usage_as_table_csv_and_json_says_the_same(shell: Shell) -> None:
     assert told["research"] == {
         "department": "research",
         "model": "gpt-4o-mini",
-        "requests": 2,
+        "requests": 3,
         "prompt_tokens": 24,
         "completion_tokens": 68,
         "cached_tokens": 0,
         "reasoning_tokens": 0,
         "cost_usd": 1.500001,
+        "saved_usd": 0.25,
     }
     assert "1.500001" in next(line for line in table.out.splitlines() if line.startswith("research"))
     cells = {row["department"]: row for row in csv.DictReader(io.StringIO(as_csv.out))}
-    assert (cells["research"]["requests"], cells["research"]["day"]) == ("2", day)
+    assert [cells["research"][name] for name in ("requests", "day", "saved_usd")] == ["3", day, "0.25"]
     assert "'=cmd()" in cells, "a spreadsheet shows it and does not run it"
     assert none.json == []
 

@@ -41,6 +41,13 @@ def fill(shell: Shell, *rows: Any, tallies: dict[Refused, Tally] | None = None) 
     asyncio.run(work())
 
 
+def test_a_receipt_tells_what_an_answer_from_the_cache_has_saved(shell: Shell) -> None:
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0, "cost_microusd": 0}
+    fill(shell, ROW._replace(provider="cache", saved_microusd=150_006, **nothing), ROW._replace(request_id="r-2"))
+    assert "Saved by an answer from the cache: $0.150006" in shell.ok("usage", "--request", "r-1").out
+    assert "Saved" not in shell.ok("usage", "--request", "r-2").out
+
+
 def test_a_receipt_is_printed_for_programs_and_for_people(shell: Shell) -> None:
     fill(
         shell, ROW, ROW._replace(kind="adjust", number=1, prompt_tokens=None, completion_tokens=None, cost_microusd=-6)

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.idempotency.memory import MemoryAnswers
 from gateway.idempotency.redis import RedisAnswers
-from gateway.idempotency.seam import Answer, AnswerStore
+from gateway.idempotency.seam import Answer, AnswerCache, AnswerStore
 from tests.support.redis_server import redis_server
 
 DAY_S = 86_400
@@ -107,3 +107,40 @@ async def test_an_answer_lapses(store: AnswerStore) -> None:
     assert await store.claim("s", "other", "r3") == "granted"
     await store.keep("s", "other", "r3", ANSWER, DAY_S)
     assert await store.claim("s", "other", "r4") == ANSWER
+
+
+@pytest.fixture
+def cache(store: AnswerStore) -> AnswerCache:
+    """The same store as whoever promises nothing uses it."""
+    assert isinstance(store, MemoryAnswers | RedisAnswers)
+    return store
+
+
+async def test_what_is_put_is_found_and_nothing_else(cache: AnswerCache) -> None:
+    assert await cache.find("s") is None
+    await cache.put("s", ANSWER, DAY_S)
+    assert await cache.find("s") == ANSWER
+    assert await cache.find("t") is None
+
+
+async def test_what_is_put_takes_the_place_of_what_was_there_and_none_leaves_nothing(cache: AnswerCache) -> None:
+    for answer in (ANSWER, Answer(200, [], b"newer"), ANSWER):
+        await cache.put("s", answer, DAY_S)
+        assert await cache.find("s") == answer
+    await cache.put("s", None, DAY_S)
+    assert await cache.find("s") is None
+    await cache.put("s", ANSWER, DAY_S)
+    assert await cache.find("s") == ANSWER
+
+
+async def test_what_was_put_lapses(cache: AnswerCache) -> None:
+    await cache.put("s", ANSWER, DAY_S)
+    await cache.put("s", ANSWER, 1)
+    await asyncio.sleep(1.1)
+    assert await cache.find("s") is None
+
+
+async def test_an_empty_answer_that_was_put_is_found(cache: AnswerCache) -> None:
+    empty = Answer(200, [], b"")
+    await cache.put("s", empty, DAY_S)
+    assert await cache.find("s") == empty

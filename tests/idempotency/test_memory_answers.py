@@ -45,3 +45,10 @@ async def test_what_has_lapsed_takes_no_room() -> None:
     now = 11.0
     await keep(store, "a")
     assert await known(store, "a", "b") == [True, True]
+
+
+async def test_an_answer_put_in_the_place_of_another_takes_its_room_too_and_is_new_again() -> None:
+    store = MemoryAnswers(most_bytes=2 * (OVERHEAD + 100))
+    for scope in ("a", "a", "b", "a", "c"):
+        await store.put(scope, Answer(200, [], b"x" * 100), 60)
+    assert [await store.find(scope) is not None for scope in "abc"] == [True, False, True]

@@ -276,6 +276,26 @@ async def test_what_has_lapsed_takes_no_room_and_its_key_may_be_anothers_by_then
     await store.close()
 
 
+async def test_an_answer_put_in_the_place_of_another_takes_its_room_too(redis: RedisServer, prefix: str) -> None:
+    store = a_store(redis.url, prefix, most_bytes=2 * (OVERHEAD + 1000))
+    for size in (1000, 900, 500, 1000):
+        await store.put("a", Answer(200, [], b"x" * size), 60)
+    await store.put("b", Answer(200, [], b"x" * 1000), 61)
+    assert [await store.find(scope) is not None for scope in "ab"] == [True, True]
+    await store.put("c", Answer(200, [], b"x" * 1000), 62)
+    assert [await store.find(scope) is not None for scope in "abc"] == [False, True, True]
+    assert redis.ask(f"GET {prefix}.bytes").split()[-1] == b"%d" % (2 * (OVERHEAD + 1000))
+    await store.close()
+
+
+async def test_a_key_of_another_program_is_no_answer(redis: RedisServer, prefix: str) -> None:
+    store = a_store(redis.url, prefix)
+    redis.ask(f"SET {prefix}:s theirs")
+    with pytest.raises(StoreUnavailable):
+        await store.find("s")
+    await store.close()
+
+
 async def test_every_key_it_writes_has_the_prefix_and_an_end(redis: RedisServer) -> None:
     redis.ask("FLUSHALL")
     store = RedisAnswers(redis.url)

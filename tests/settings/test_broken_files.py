@@ -83,6 +83,18 @@ BROKEN = {
         "models:\n  - {model_id: a, base_url: http://h/v1, price: {input: .nan}}\n",
         "2:57: models[0].price.input: must be a number",
     ),
+    "a cache without a time": (
+        "models:\n  - {model_id: a, base_url: http://h/v1, cache: {scope: user}}\n",
+        "2:49: models[0].cache.seconds: is required",
+    ),
+    "a cache for nobody in particular": (
+        "models:\n  - {model_id: a, base_url: http://h/v1, cache: {seconds: 1, scope: key}}\n",
+        "2:69: models[0].cache.scope: must be one of 'user', 'department', 'everyone'",
+    ),
+    "a provider with the name of the cache": (
+        "providers: {cache: {base_url: http://h/v1}}\n",
+        "1:20: providers.cache: rows say 'cache' of answers that no provider gave; choose another name",
+    ),
     "a day that does not exist": (
         "models:\n  - {model_id: a, base_url: http://h/v1, price: [{input: 1, from: 2026-02-30}]}\n",
         "2:67: models[0].price[0].from: must be a date such as 2026-01-31",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.deployment import Retries
+from gateway.core.deployment import CacheRule, Retries
 from gateway.core.limits import Limit
 from gateway.settings.compile import compile_document
 from gateway.settings.load import load
@@ -152,6 +152,21 @@ def test_two_prices_from_one_day_are_refused(tmp_path: Path) -> None:
     text = "models: [{model_id: a, base_url: http://h/v1, price: [{input: 1}, {input: 2}]}]"
     with pytest.raises(ConfigError, match=r"models\[0\].price\[1\]: another price holds from the same day"):
         compiled(write(tmp_path, text))
+
+
+def test_answers_are_kept_where_a_model_or_a_route_says_so(tmp_path: Path) -> None:
+    text = """models:
+  - {model_id: a, base_url: http://h/v1, cache: {seconds: 600}}
+  - {model_id: b, base_url: http://h/v1}
+routes:
+  smart: {targets: [{model: a}, {model: b}], cache: {seconds: 60, scope: everyone, when: always}}
+  plain: {targets: [{model: a}]}
+"""
+    routes = compiled(write(tmp_path, text)).routes
+    assert (routes["a"].cache, routes["b"].cache) == (CacheRule(600, "user", False), None)
+    assert (routes["smart"].cache, routes["plain"].cache) == (CacheRule(60, "everyone", True), None)
+    only_b = routes["smart"].only(lambda target: target.model.model_id == "b")
+    assert only_b.cache == routes["smart"].cache
 
 
 def test_a_route_shares_the_models_own_targets(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def many(count: int, seed: int = 7) -> list[OutcomeRecord]:
             cost_microusd=dice.randrange(-500, 100_000),
             units=number if number % 3 else None,
             unit="second" if number % 3 else None,
+            saved_microusd=dice.choice([0, dice.randrange(100_000)]),
         )
         for number in range(count)
     ]

@@ -107,6 +107,7 @@ async def test_the_same_request_may_be_charged_and_adjusted_several_times(databa
         "cached_tokens": 10,
         "reasoning_tokens": 0,
         "cost_usd": 0.0005,
+        "saved_usd": 0.0,
     }
 
 

@@ -22,7 +22,7 @@ from gateway.core.records import OutcomeRecord
 from gateway.paths import migrations_dir
 from gateway.storage.errors import DatabaseUnavailable, Invalid, MigrationRefused
 from gateway.storage.migrate import current, migrate, pending
-from gateway.storage.tables import LEDGER, PRICES_SEEN, Base, price_of
+from gateway.storage.tables import LEDGER, PRICES_SEEN, USAGE_DAILY, Base, price_of
 
 
 def url(tmp_path: Path) -> str:
@@ -124,6 +124,27 @@ def test_rows_and_prices_of_before_there_were_units_have_none(empty):
     row, price = asyncio.run(on(empty, look))
     assert (row.units, row.unit, row.number) == (None, None, 0)
     assert price_of(price) == Price(1, 2, None, "v1")
+
+
+def test_what_was_used_before_there_was_a_cache_saved_nothing(empty):
+    sums = dict.fromkeys(("requests", "refunds", "prompt_tokens", "completion_tokens", "cached_tokens"), 1)
+    day = {"day": "2026-01-01", **dict.fromkeys(("department", "user", "key_id", "model_id", "provider"), "x"), **sums}
+
+    def fill(connection):
+        row = {"request_id": "a", "kind": "charge", **OLD_ROW}
+        for table, values in (("ledger", row), ("usage_daily", day | {"reasoning_tokens": 1, "cost_microusd": 7})):
+            names = ", ".join(f'"{name}"' for name in values)
+            places = ", ".join(f":{name}" for name in values)
+            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), values)
+
+    def look(connection):
+        return connection.execute(select(LEDGER)).one(), connection.execute(select(USAGE_DAILY)).one()
+
+    migrate(empty, "0003")
+    asyncio.run(on(empty, fill))
+    migrate(empty)
+    for found in asyncio.run(on(empty, look)):
+        assert (found.cost_microusd, found.saved_microusd) == (7, 0)
 
 
 def test_a_schema_can_be_taken_back_by_hand(empty):

@@ -12,6 +12,7 @@ from gateway.core.body import Body
 from gateway.core.call import Call
 from gateway.core.deployment import (
     USUAL_COOLDOWN,
+    CacheRule,
     Cooldown,
     Deadlines,
     Model,
@@ -78,12 +79,13 @@ def a_route(
     fallbacks: Sequence[Target] | Mapping[Reason, Sequence[Target]] = (),
     weights: Sequence[int] = (),
     strategy: Strategy = "weight",
+    cache: CacheRule | None = None,
 ) -> Route:
     """A list of fallbacks stands for the default, as in a configuration."""
     serving = targets or (a_target(a_model(name)),)
     by_reason = fallbacks if isinstance(fallbacks, Mapping) else {"default": fallbacks} if fallbacks else {}
     spare: dict[Reason, tuple[Target, ...]] = {reason: tuple(each) for reason, each in by_reason.items()}
-    return Route(name, serving, tuple(weights) or (1,) * len(serving), spare, strategy)
+    return Route(name, serving, tuple(weights) or (1,) * len(serving), spare, strategy, cache)
 
 
 def a_limit(

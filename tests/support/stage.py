@@ -20,6 +20,7 @@ from gateway import plugins
 from gateway.admission import Admission
 from gateway.attempt import Carrier
 from gateway.books import Books
+from gateway.cache import ResponseCache
 from gateway.client import Client, Message
 from gateway.conversations.kept import Conversations
 from gateway.conversations.memory import MemoryConversations
@@ -35,7 +36,7 @@ from gateway.core.upstream import UpstreamFailure, UpstreamRequest
 from gateway.health import Health
 from gateway.idempotency.memory import MemoryAnswers
 from gateway.idempotency.once import Once
-from gateway.idempotency.seam import AnswerStore
+from gateway.idempotency.seam import AnswerCache, AnswerStore
 from gateway.ledger.journal import FileJournal
 from gateway.pipeline import Pipeline
 from gateway.quotas.memory import MemoryStore
@@ -286,17 +287,18 @@ class PlottedStore:
 
 
 class OneCaller:
-    """A directory that knows one caller, whatever the key."""
+    """A directory that knows one caller, whatever the key; `of_model` are limits of models that have their own."""
 
     def __init__(self, principal: Principal, limits: LimitSet) -> None:
         self.principal = principal
+        self.of_model: dict[str, LimitSet] = {}
         self._limits = limits
 
     def recall(self, credential: bytes) -> Principal:
         return self.principal
 
     def limits(self, principal: Principal, model_id: str) -> LimitSet:
-        return self._limits
+        return self.of_model.get(model_id, self._limits)
 
 
 @dataclass(frozen=True)
@@ -313,6 +315,7 @@ class _Server:
 class _Snapshot:
     routes: dict[str, Route]
     server: _Server
+    hash: str = "c1"
 
 
 class Stage:
@@ -330,6 +333,7 @@ class Stage:
         max_inflight: int = 100,
         calls_back: bool = True,
         answers_kept: AnswerStore | None = None,
+        cached: AnswerCache | None = None,
         counters: CounterStore | None = None,
         health: Health | None = None,
     ) -> None:
@@ -363,6 +367,7 @@ class Stage:
             self.admission,
             once,
             Conversations(MemoryConversations()),
+            ResponseCache(cached or MemoryAnswers(), self.books, self.metrics),
             self.in_shadow.append,
             self.health,
         )

@@ -22,6 +22,9 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "aidock_inflight_requests": ("gauge", set()),
     "aidock_upstream_attempts": ("counter", {"provider", "outcome"}),
     "aidock_fallbacks": ("counter", {"model"}),
+    "aidock_cache_hits": ("counter", {"model"}),
+    "aidock_cache_misses": ("counter", {"model"}),
+    "aidock_cache_saved_usd": ("counter", {"model"}),
     "aidock_deployment_up": ("gauge", {"model", "provider"}),
     "aidock_quota_rejections": ("counter", {"scope", "metric"}),
     "aidock_quota_used_ratio": ("gauge", {"scope", "metric"}),
@@ -73,6 +76,8 @@ def exercised() -> Metrics:
         spread.observe(0.2)
     metrics.attempts.labels("corp", "ok").inc()
     metrics.fallbacks.labels("m").inc()
+    for each in (metrics.cache_hits, metrics.cache_misses, metrics.cache_saved):
+        each.labels("m").inc()
     metrics.rejections.labels("department", "tokens").inc()
     metrics.over_limit.labels("department", "tokens", "warn").inc()
     metrics.overspend.labels("tokens").inc()
