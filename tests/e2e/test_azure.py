@@ -1,31 +1,24 @@
-"""Azure OpenAI behind a gateway: the real OpenAI SDK and its Azure client on one side, a fake as strict as Azure, by
-key and by token, on the other."""
+"""Azure OpenAI behind a gateway: the real OpenAI SDK on one side, on the other a fake as strict as Azure, by key and
+by token."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import time
-import wave
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI, AzureOpenAI, OpenAI
+from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
+from tests.e2e.azure_stage import COST, Stage, azure_stage, said
 from tests.support.dialects import azure
-from tests.support.dialects.azure import Azure
-from tests.support.dialects.served import Served, served
-from tests.support.gateway import Gateway, chat, running_gateway
 from tests.support.until import until
 
-PRICE = {"input": 1.0, "output": 2.0, "cached_input": 0.5}
-COST = 8 + 4 // 2 + 2 * 5
 TOOLS: Any = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
     for name in ("weather", "clock")
@@ -44,54 +37,10 @@ class Weather(BaseModel):
     degrees: int
 
 
-@dataclass
-class Stage:
-    gateway: Gateway
-    fake: Azure
-    upstream: Served
-
-    async def row(self, request_id: str | None) -> dict[str, Any]:
-        assert request_id
-        return await self.gateway.row(request_id)
-
-
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    fake = Azure()
-    with served(fake) as upstream, running_gateway(tmp_path_factory.mktemp("azure"), _config(upstream.url)) as gateway:
-        yield Stage(gateway, fake, upstream)
-
-
-def _config(url: str) -> dict[str, Any]:
-    auth = {
-        "kind": "entra",
-        "tenant_id": azure.TENANT,
-        "client_id": azure.CLIENT,
-        "client_secret": azure.SECRET,
-        "authority": url,
-    }
-    place = {"vendor": "azure", "base_url": url, "api_version": azure.VERSION}
-    quick = {"max_retries": 0, "first_byte_timeout": 2, "idle_timeout": 2}
-    model = {"upstream_model": azure.DEPLOYMENT, "price": PRICE}
-    return {
-        "providers": {
-            "keyed": {**place, "api_key": azure.KEY, **quick},
-            "wrong-key": {**place, "api_key": "azure-another-key", **quick},
-            "entra": {**place, "auth": auth, **quick},
-            "v1": {**place, "base_url": f"{url}/openai/v1", "auth": auth, **quick},
-            "stolen": {**place, "auth": {**auth, "client_secret": "guessed"}, **quick},
-        },
-        "models": [
-            {"model_id": "dated", "provider": "keyed", **model},
-            {"model_id": "by-token", "provider": "entra", **model},
-            {"model_id": "undated", "provider": "v1", **model},
-            {"model_id": "ours/with slash", "provider": "keyed", **model},
-            {"model_id": "missing", "provider": "keyed", "upstream_model": "gone"},
-            {"model_id": "locked", "provider": "wrong-key", **model},
-            {"model_id": "on-stolen", "provider": "stolen", **model},
-        ],
-        "routes": {"either": {"targets": [{"model": "on-stolen"}], "fallbacks": ["dated"]}},
-    }
+    with azure_stage(tmp_path_factory.mktemp("azure")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +49,6 @@ def client(stage: Stage) -> Iterator[OpenAI]:
     http = httpx.Client(trust_env=False, verify=False, timeout=30)
     with OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0, http_client=http) as made:
         yield made
-
-
-def azure_client(gateway: Gateway, **options: Any) -> AzureOpenAI:
-    """A program made for Azure of which only the endpoint and the key were changed."""
-    http = httpx.Client(trust_env=False, verify=False, timeout=30)
-    if "azure_ad_token" not in options:
-        options["api_key"] = gateway.key
-    return AzureOpenAI(
-        azure_endpoint=gateway.url, api_version="2025-01-01-preview", max_retries=0, http_client=http, **options
-    )
-
-
-def said(text: str) -> Any:
-    return [{"role": "user", "content": text}]
 
 
 @pytest.mark.parametrize("model", PLACES)
@@ -255,6 +190,30 @@ async def test_a_client_that_leaves_ends_the_call_upstream(stage: Stage, client:
     assert (await stage.row(request_id))["outcome"] == "client_gone"
 
 
+# Other dialects
+
+
+async def test_responses_are_azures_own_and_undated(stage: Stage, client: OpenAI) -> None:
+    for model in ("dated", "undated"):
+        answer = client.responses.create(model=model, input="Hi", store=False)
+        assert answer.output_text == "You said: Hi"
+        asked = stage.upstream.last
+        assert (asked.path, asked.query, asked.json["model"]) == ("/openai/v1/responses", "", azure.DEPLOYMENT)
+        assert (await stage.row(answer._request_id))["cost_microusd"] == COST
+
+
+@pytest.mark.parametrize("command", ["/late", "/tools"])
+def test_filters_frames_do_not_disturb_a_translation(client: OpenAI, command: str) -> None:
+    tools: Any = [{"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}]
+    with client.responses.stream(model="chat-only", input=command, store=False, tools=tools) as stream:
+        answer = stream.get_final_response()
+    assert answer.status == "completed"
+    if command == "/late":
+        assert answer.output_text == "Said before it was read. "
+    else:
+        assert [item.name for item in answer.output if item.type == "function_call"] == ["weather"]
+
+
 # Tokens
 
 
@@ -309,87 +268,6 @@ async def test_a_token_that_ends_under_load_is_fetched_once(stage: Stage, client
     assert sum(calls) > 16
     assert fake.expired == refused, "no call went out with a token that had ended"
     assert 2 <= len(fake.granted) - granted <= took / 1.5 + 1
-
-
-# Clients made for Azure
-
-
-@pytest.mark.parametrize("model", ["by-token", "ours/with slash", "either"])
-async def test_a_client_made_for_azure_only_changes_its_endpoint(stage: Stage, model: str) -> None:
-    with azure_client(stage.gateway) as caller:
-        answer = caller.chat.completions.create(model=model, messages=said("Hi"))
-        assert answer.choices[0].message.content == "You said: Hi "
-        stream = caller.chat.completions.create(model=model, messages=said("Hi"), stream=True)
-        text = "".join(choice.delta.content or "" for chunk in stream for choice in chunk.choices)
-        assert text == "You said: Hi "
-    row = await stage.row(answer._request_id)
-    assert (row["model_id"], row["endpoint"], row["cost_microusd"]) == (model, "chat.completions", COST)
-
-
-def test_the_model_in_the_path_is_the_one_that_is_meant(stage: Stage) -> None:
-    with azure_client(stage.gateway, azure_deployment="dated") as caller:
-        raw = caller.chat.completions.with_raw_response.create(model="gpt-4o", messages=said("x"))
-    assert raw.headers["x-aidock-model"] == "dated"
-    assert stage.upstream.last.json["model"] == azure.DEPLOYMENT
-
-
-def test_azures_client_may_send_its_key_as_a_token(stage: Stage) -> None:
-    with azure_client(stage.gateway, azure_ad_token=stage.gateway.key) as caller:
-        assert caller.chat.completions.create(model="dated", messages=said("x")).choices
-
-
-async def test_a_body_need_not_name_the_model_of_the_path(stage: Stage) -> None:
-    path = f"/openai/deployments/dated/chat/completions?api-version={azure.VERSION}"
-    answer = await stage.gateway.ask(path, {"messages": said("x")}, headers={"idempotency-key": "one"})
-    assert answer.json()["choices"][0]["message"]["content"] == "You said: x "
-    again = await stage.gateway.ask(path, {"messages": said("x")}, headers={"idempotency-key": "one"})
-    assert again.headers["idempotent-replayed"] == "true"
-    elsewhere = path.replace("/dated/", "/by-token/")
-    other = await stage.gateway.ask(elsewhere, {"messages": said("x")}, headers={"idempotency-key": "one"})
-    assert other.json()["error"]["code"] == "idempotency_key_reused"
-
-
-async def test_azures_client_reaches_embeddings_sound_pictures_and_models(stage: Stage) -> None:
-    with azure_client(stage.gateway) as caller:
-        vectors = caller.embeddings.create(model="by-token", input="x", encoding_format="float")
-        assert vectors.data[0].embedding == [0.5, -0.25]
-        heard = caller.audio.transcriptions.create(model="by-token", file=("a.wav", a_wav()))
-        assert heard.text == "Guten Tag"
-        assert caller.images.generate(model="by-token", prompt="a boat").data
-        assert "by-token" in [model.id for model in caller.models.list()]
-    assert (await stage.row(vectors._request_id))["prompt_tokens"] == 3
-
-
-async def test_a_form_need_not_name_the_model_of_the_path(stage: Stage) -> None:
-    async with stage.gateway.client() as caller:
-        path = "/openai/deployments/dated/audio/transcriptions"
-        answer = await caller.post(path, files={"file": ("a.wav", a_wav(), "audio/wav")})
-    assert answer.json()["text"] == "Guten Tag"
-    assert f'name="model"\r\n\r\n{azure.DEPLOYMENT}\r\n'.encode() in stage.upstream.last.body
-
-
-async def test_azures_client_is_told_what_is_wrong_in_its_own_words(stage: Stage) -> None:
-    with azure_client(stage.gateway) as caller:
-        with pytest.raises(openai.NotFoundError) as missing:
-            caller.chat.completions.create(model="nobody's", messages=said("x"))
-        assert missing.value.code == "model_not_found"
-        with pytest.raises(openai.BadRequestError) as empty:
-            caller.chat.completions.create(model="dated", messages=[])
-        assert empty.value.param == "messages"
-    unknown = await stage.gateway.ask("/openai/deployments/dated/nothing", chat())
-    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
-    stranger = await stage.gateway.ask("/openai/deployments/dated/chat/completions", chat(), key="sk-no")
-    assert stranger.status_code == 401
-
-
-def a_wav() -> bytes:
-    sound = io.BytesIO()
-    with wave.open(sound, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(b"\1\2" * 16_000)
-    return sound.getvalue()
 
 
 def test_nothing_of_all_this_was_an_error_of_the_gateways_own(stage: Stage) -> None:

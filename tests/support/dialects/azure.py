@@ -106,6 +106,8 @@ def _answer(asked: Asked) -> Iterable[Step]:
     match operation:
         case "chat/completions":
             return _chat(asked.json)
+        case "responses":
+            return whole(200, _response(asked.json))
         case "embeddings":
             data = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.25]}]
             usage = {"prompt_tokens": 3, "total_tokens": 3}
@@ -236,6 +238,15 @@ def _chunk(choice: dict[str, Any] | None, **members: Any) -> dict[str, Any]:
     choices = [] if choice is None else [{"index": 0, "finish_reason": None, **choice}]
     base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-2024-11-20"}
     return {**base, "choices": choices, **members}
+
+
+def _response(body: dict[str, Any]) -> dict[str, Any]:
+    text = {"type": "output_text", "text": f"You said: {body['input']}", "annotations": []}
+    message = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
+    usage = {"input_tokens": 12, "output_tokens": 5, "total_tokens": 17}
+    details = {"input_tokens_details": {"cached_tokens": 4}, "output_tokens_details": {"reasoning_tokens": 2}}
+    about = {"id": "resp_1", "object": "response", "created_at": 1, "model": "gpt-4o-2024-11-20"}
+    return {**about, "status": "completed", "output": [message], "usage": {**usage, **details}, "tools": []}
 
 
 def _events(answers: Iterable[dict[str, Any] | Step]) -> Iterator[Step]:
