@@ -49,7 +49,7 @@ def _config(url: str) -> dict[str, Any]:
         "authority": url,
     }
     place = {"vendor": "azure", "base_url": url, "api_version": azure.VERSION}
-    quick = {"max_retries": 0, "first_byte_timeout": 2, "idle_timeout": 2}
+    quick = {"max_retries": 0, "first_byte_timeout": 2, "idle_timeout": 2, "cooldown": {"failures": 0}}
     model = {"upstream_model": azure.DEPLOYMENT, "price": PRICE}
     return {
         "providers": {
