@@ -72,7 +72,7 @@ class Attempts:
             try:
                 await authorize(request, target, transport)
             except GatewayError as error:
-                raise Unanswered(error, "credential") from error
+                raise failures.unauthorized(error) from error
         exchange = transport.exchange(request)
         run.begin(target, exchange)
         try:

@@ -43,12 +43,20 @@ class Unanswered(Exception):
 
 def refused(status: int, error: GatewayError) -> Unanswered:
     """An upstream's error status, and what its dialect makes of it."""
+    if status == 401 and error.headers.get("x-should-retry") == "true":
+        return Unanswered(error, "server_error", again=True)  # of a token that the next try has another of
     if status in _OURS:
         return Unanswered(error, "credential")
     kind = kind_of(error)
     if kind == "server_error" and 400 <= status < 500:
         kind = "caller"  # however little is said about it
     return Unanswered(error, kind, again=status in _WORTH_REPEATING or kind == "timeout")
+
+
+def unauthorized(error: GatewayError) -> Unanswered:
+    """A credential that could not be had: refused until a person mends it, or its giver fails now."""
+    for_good = error.headers.get("x-should-retry") == "false"
+    return Unanswered(error, "credential" if for_good else "server_error")
 
 
 def unusable(error: GatewayError) -> Unanswered:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from gateway.core.body import DecodeError, decode
 from gateway.core.deployment import Deadlines
-from gateway.core.errors import GatewayError, upstream_error, upstream_timeout
+from gateway.core.errors import DO_NOT_RETRY, GatewayError, upstream_error, upstream_timeout
 from gateway.core.headers import safe_value
 from gateway.core.upstream import UpstreamFailure, UpstreamRequest
 from providers._address import origin, path_below
@@ -90,11 +90,14 @@ class Tokens(Generic[_Credential]):
         # A caller that leaves must not take the token away from those who wait beside it.
         return (await asyncio.shield(fetch)).header
 
-    def forget(self, credential: _Credential) -> None:
-        """Its token was refused: the next call gets another."""
+    def refused(self, credential: _Credential, error: GatewayError) -> None:
+        """An upstream took its token for no good, as `error` says: the next try gets another, and may be made at
+        once."""
         token = self._tokens.get(credential)
-        if token is not None and self._clock() - token.since >= YOUNG_S:
-            del self._tokens[credential]
+        if token is not None and self._clock() - token.since < YOUNG_S:
+            return
+        self._tokens.pop(credential, None)
+        error.headers = {**error.headers, "x-should-retry": "true"}
 
     def _note(self, credential: _Credential, done: asyncio.Task[Token]) -> None:
         del self._fetches[credential]
@@ -109,8 +112,7 @@ class Tokens(Generic[_Credential]):
         try:
             question = await self._ask(credential)
         except ValueError as error:
-            said = f"{provider} cannot be asked: {error}."
-            raise upstream_error(f"{said} An administrator must check it.") from error
+            raise _for_good(f"{provider} cannot be asked: {error}.") from error
         asked = self._clock()
         try:
             status, body = await _post(question, transport)
@@ -126,9 +128,15 @@ class Tokens(Generic[_Credential]):
 
     def _refused(self, status: int, provider: str) -> GatewayError:
         if 400 <= status < 500 and status not in (408, 429):
-            said = f"{provider} was not asked: {self._giver} refused the gateway's {self._kind}."
-            return upstream_error(f"{said} An administrator must check it.")
+            return _for_good(f"{provider} was not asked: {self._giver} refused the gateway's {self._kind}.")
         return upstream_error(f"{provider} was not asked: {self._giver} gave no access token (status {status}).")
+
+
+def _for_good(said: str) -> GatewayError:
+    """What trying again does not mend."""
+    error = upstream_error(f"{said} An administrator must check it.")
+    error.headers = {**error.headers, **DO_NOT_RETRY}
+    return error
 
 
 async def _post(question: Question, transport: Transport) -> tuple[int, bytes]:

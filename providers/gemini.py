@@ -74,10 +74,11 @@ class Gemini:
         return read_answer(call, target, body, self._signatures)
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
+        error = google_error(status, headers, body, target)
         account = target.upstream.credential
         if status == 401 and isinstance(account, ServiceAccount):
-            self._tokens.forget(account)
-        return google_error(status, headers, body, target)
+            self._tokens.refused(account, error)
+        return error
 
     async def authorize(self, request: UpstreamRequest, target: Target, transport: Transport) -> None:
         account = target.upstream.credential

@@ -148,11 +148,12 @@ class OpenAI:
         return OpenAIAnswer(body, read_usage(report, generates=bool(call.endpoint.caps)), members.get("choices"))
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
+        error = answered_error(status, headers, body, target)
         credential = target.upstream.credential
         tokens = self._tokens.get(type(credential))
         if status == 401 and tokens is not None:
-            tokens.forget(credential)
-        return answered_error(status, headers, body, target)
+            tokens.refused(credential, error)
+        return error
 
     async def authorize(self, request: UpstreamRequest, target: Target, transport: Transport) -> None:
         credential = target.upstream.credential

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.errors import GatewayError, invalid_request, upstream_error, upstream_timeout
 from gateway.core.upstream import FailureKind, UpstreamFailure
-from gateway.failures import Unanswered, advised_wait, broken, outcome_of, refused, unusable
+from gateway.failures import Unanswered, advised_wait, broken, outcome_of, refused, unauthorized, unusable
 from gateway.routing import Kind
 
 
@@ -21,6 +21,7 @@ def failed(status: int, code: str = "x", **headers: str) -> GatewayError:
     ("status", "error", "kind", "again"),
     [
         (401, upstream_error("ours"), "credential", False),
+        (401, failed(502, x_should_retry="true"), "server_error", True),
         (402, upstream_error("ours"), "credential", False),
         (403, upstream_error("ours"), "credential", False),
         (429, failed(429, "insufficient_quota"), "credential", False),
@@ -91,3 +92,16 @@ def test_a_wait_is_read_in_every_form() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     assert 15 < (advised_wait({"retry-after": soon}) or 0) <= 20
     assert advised_wait({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (failed(502, x_should_retry="false"), "credential"),
+        (upstream_error("its giver is away"), "server_error"),
+        (upstream_timeout("its giver is slow"), "server_error"),
+    ],
+)
+def test_a_credential_that_cannot_be_had_now_may_be_had_soon(error: GatewayError, kind: Kind) -> None:
+    failed = unauthorized(error)
+    assert (failed.kind, failed.elsewhere, failed.again) == (kind, True, False)

@@ -57,7 +57,7 @@ def _config(url: str) -> dict[str, Any]:
             "wrong-key": {**place, "api_key": "azure-another-key", **quick},
             "entra": {**place, "auth": auth, **quick},
             "chat-only": {**place, "api_key": azure.KEY, "quirks": {"operations": []}, **quick},
-            "v1": {**place, "base_url": f"{url}/openai/v1", "auth": auth, **quick},
+            "v1": {**place, "base_url": f"{url}/openai/v1", "auth": auth, **quick, "max_retries": 1},
             "stolen": {**place, "auth": {**auth, "client_secret": "guessed"}, **quick},
         },
         "models": [

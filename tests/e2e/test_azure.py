@@ -241,6 +241,14 @@ def test_a_token_that_was_revoked_costs_one_call(stage: Stage, client: OpenAI) -
     assert len(stage.fake.granted) == before + 1
 
 
+def test_a_token_that_was_revoked_costs_nothing_where_a_call_may_be_tried_again(stage: Stage, client: OpenAI) -> None:
+    client.chat.completions.create(model="undated", messages=said("x"))
+    time.sleep(YOUNG_S)
+    stage.fake.revoke()
+    raw = client.chat.completions.with_raw_response.create(model="undated", messages=said("x"))
+    assert raw.headers["x-aidock-attempts"] == "2"
+
+
 async def test_a_token_that_ends_under_load_is_fetched_once(stage: Stage, client: OpenAI) -> None:
     fake, gateway = stage.fake, stage.gateway
     await asyncio.sleep(YOUNG_S)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, upstream_error
 from gateway.core.upstream import FailureKind, UpstreamFailure
 from providers._tokens import LONGEST_S, MARGIN_S, YOUNG_S, Question, Tokens
 from tests.providers.calls import a_target
@@ -85,11 +85,12 @@ async def test_a_token_that_was_refused_is_given_up_unless_it_is_brand_new() -> 
     tokens, endpoint = some_tokens(clock), Endpoint(granted("one"), granted("two"))
     assert await tokens.header("ada", TARGET, endpoint) == b"Bearer one"
     clock.now += YOUNG_S
-    tokens.forget("ada")
+    old, new = upstream_error("401"), upstream_error("401")
+    tokens.refused("ada", old)
     assert await tokens.header("ada", TARGET, endpoint) == b"Bearer two"
-    tokens.forget("ada")  # of a call that left with the first
+    tokens.refused("ada", new)  # the second, or of a call that left with the first
     assert await tokens.header("ada", TARGET, endpoint) == b"Bearer two"
-    tokens.forget("bob")
+    assert (old.headers.get("x-should-retry"), new.headers.get("x-should-retry")) == ("true", None)
 
 
 async def test_credentials_do_not_share_a_token() -> None:
@@ -166,5 +167,6 @@ async def test_a_token_that_cannot_be_had_is_told_without_secrets(
     with pytest.raises(GatewayError, match=says) as caught:
         await some_tokens().header("ada", TARGET, Endpoint(*answers))
     assert caught.value.status == status
+    assert (caught.value.headers.get("x-should-retry") == "false") is ("administrator" in says)
     assert "127.0.0.1" not in caught.value.message
     assert "ada" not in caught.value.message
