@@ -72,7 +72,7 @@ def _config(directory: Path, fake: Gemini, url: str) -> dict[str, Any]:
     auth = {"kind": "service_account", "file": str(file), "location": "europe-west4"}
     stolen = directory / "stolen.json"
     stolen.write_text(json.dumps(Gemini().account() | {"token_uri": fake.account()["token_uri"]}))
-    quick = {"max_retries": 0, "first_byte_timeout": 2, "idle_timeout": 2}
+    quick = {"max_retries": 0, "first_byte_timeout": 2, "idle_timeout": 2, "cooldown": {"failures": 0}}
     return {
         "providers": {
             "gemini": {"base_url": f"{url}/v1beta", "dialect": "gemini", "api_key": KEY, **quick},
