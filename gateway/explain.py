@@ -5,22 +5,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from gateway import estimate
 from gateway.core.body import Body
 from gateway.core.call import Call
+from gateway.core.deployment import Leg
 from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError, accounting_unavailable, invalid_request
 from gateway.core.limits import Claim, Level, Limit, LimitSet
 from gateway.core.money import in_units
 from gateway.core.ports import Inspects, Policy, StoreUnavailable
 from gateway.core.principal import Principal
+from gateway.health import Health
 from gateway.identity.callers import Asked
+from gateway.routing import Course
 from gateway.trial import Trial
 from gateway.world import World
 
 _UNWRITTEN = Body(b"{}")
+_AS_CONFIGURED = 0.0
+"""Where chance decides which of a route's models comes first, the answer is about the first in the configuration."""
 
 
 class Counters(Protocol):
@@ -80,25 +87,31 @@ async def explain(
         "note": asked.note or None,
         "model": question.model,
         "endpoint": question.endpoint.name,
+        "begins": None,
+        "fallback": None,
         "demand": None,
         "policies": [],
         "limits": [],
     }
     if asked.refused is not None:
         return answer | {"decision": _decision(_Refusal(asked.refused, "api_key"))}
+    measure = partial(_measure, question, limits)
     try:
-        call = _call(question, asked.principal, world, limits)
+        course = Course(world.route(question.model, asked.principal), Health(), _AS_CONFIGURED, time.time())
+        call = _call(question, asked.principal, course.first(), measure)
     except GatewayError as error:
         return answer | {"decision": _decision(_Refusal(error, "request"))}
     refusal, answer["policies"] = await _checked(world, call)
     if refusal is None:
         refusal, held = await _claimed(world.policies, call, counters)
+        if refusal is not None and (found := await _elsewhere(world, call, counters, course, measure)) is not None:
+            refusal, (call, held) = None, found
         answer["limits"] = [_limit(each) for each in held]
-    answer["demand"] = _demand(call)
+    answer |= {"begins": call.targets[0].model.model_id, "fallback": call.fallback, "demand": _demand(call)}
     return answer | {"decision": _decision(refusal)}
 
 
-def _call(question: Question, principal: Principal, world: World, limits: Callable[[Principal, str], LimitSet]) -> Call:
+def _call(question: Question, principal: Principal, leg: Leg, measure: Callable[[Call], None]) -> Call:
     """The question as the call it is about. Raises what the request itself would be told."""
     endpoint = question.endpoint
     body = _UNWRITTEN if question.body is None else Body(question.body)
@@ -108,25 +121,51 @@ def _call(question: Question, principal: Principal, world: World, limits: Callab
                 raise invalid_request(f"'{name}' is missing.", param=name)
         if endpoint.examine is not None:
             endpoint.examine(body)
-    now = time.time()
     call = Call(
         request_id="",
         endpoint=endpoint,
         principal=principal,
         headers=[],
         body=body,
-        model_id=question.model,
-        route=world.route(question.model, principal),
+        model_id=leg.name,
+        route=leg.route,
         started=0.0,
-        created_at=now,
+        created_at=time.time(),
         streamed=endpoint.streams and body.flag("stream"),
-        limits=limits(principal, question.model),
     )
+    call.take(leg)
+    measure(call)
+    return call
+
+
+def _measure(question: Question, limits: Callable[[Principal, str], LimitSet], call: Call) -> None:
+    """What binds the call under its name, and what it may use of the models it may go to."""
+    call.limits = limits(call.principal, call.model_id)
     if question.body is None:
-        call.demand = estimate.assumed(call, question.prompt_tokens, question.max_tokens if endpoint.caps else None)
+        most = question.max_tokens if question.endpoint.caps else None
+        call.demand = estimate.assumed(call, question.prompt_tokens, most)
     else:
         call.demand = estimate.demand(call)
-    return call
+
+
+async def _elsewhere(
+    world: World, call: Call, counters: Counters, course: Course, measure: Callable[[Call], None]
+) -> tuple[Call, Sequence[_Held]] | None:
+    """The call at the first model that the route has for callers whose limits have no room, and that these have room
+    for; None where there is none."""
+    while (leg := course.after("quota")) is not None:
+        other = replace(call)
+        other.take(leg)
+        try:
+            measure(other)
+            for policy in world.policies:
+                policy.check(other)
+        except GatewayError:
+            continue
+        refusal, held = await _claimed(world.policies, other, counters)
+        if refusal is None:
+            return other, held
+    return None
 
 
 async def _checked(world: World, call: Call) -> tuple[_Refusal | None, list[dict[str, Any]]]:
@@ -155,7 +194,7 @@ async def _objection(world: World, policy: Policy, call: Call) -> GatewayError |
             await policy.inspect(call)
     except GatewayError as error:
         if error.code == "model_not_found":
-            return world.unknown_model(call.model_id, call.principal)
+            return world.unknown_model(call.route.name, call.principal)
         return error
     return None
 

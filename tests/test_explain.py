@@ -285,3 +285,22 @@ async def test_what_is_measured_in_units_is_told_in_units(tmp_path: Path, body: 
     assert (demand["units"], demand["unit"], demand["cost_usd"]) == (images, "image", images * 0.04)
     assert answer["decision"]["allowed"] is (images < 3), "a budget of ten cents"
     await stage.close()
+
+
+async def test_a_caller_whose_budget_ends_is_told_of_the_cheaper_model_that_serves_it(tmp_path: Path) -> None:
+    """What the explanation says is what the call is then told, also where the route has a model for this case."""
+    limits = LimitSet(quota=(a_limit("cost", 100, "day"),))
+    dear = a_target(a_model(prices=priced(10**9, 10**9)))
+    cheap = a_target(a_model("cheap", prices=priced(1_000, 1_000)), upstream="cheap")
+    for quota, allowed in (([cheap], True), ([], False)):
+        made = Stage(tmp_path, Answer([whole_answer()]), route=a_route(dear, fallbacks={"quota": quota}), limits=limits)
+        answer = await asked(made, Question("m", CHAT, BODY))
+        assert answer["decision"]["allowed"] is allowed
+        assert (answer["begins"], answer["fallback"]) == (("cheap", "quota") if allowed else ("m", None))
+        peer = await made.play(HELLO)
+        assert (peer.status == 200) is allowed
+        if allowed:
+            (row,) = made.journal.outcomes
+            assert row.model_id == answer["begins"]
+            assert row.reserved_cost / 1e6 == answer["demand"]["cost_usd"]
+        await made.close()

@@ -52,7 +52,8 @@ def print_answer(answer: dict[str, Any]) -> None:
     """The answer for a person: the decision, then what it is made of."""
     decision = answer["decision"]
     if decision["allowed"]:
-        click.echo("The call would pass.")
+        where = f" by way of '{answer['begins']}', the fallback for it" if answer["fallback"] else ""
+        click.echo(f"The call would pass{where}.")
     else:
         click.echo(f"The call would be refused by {decision['decided_by']}: {decision['status']} {decision['code']}")
         click.echo(decision["message"])
