@@ -65,9 +65,12 @@ class Attempts:
     async def make(self, run: Run, client: Client, target: Target, carrier: Carrier) -> None:
         """Ask one target and pass its answer on. Raises `Unanswered`."""
         provider, transport, authorize, _ = carrier
-        translation = through_chat(run.call, target, provider)
-        call = folded(run.call if translation is None else as_chat(run.call, translation), target)
-        request = provider.request(call, target)
+        try:
+            translation = through_chat(run.call, target, provider)
+            call = folded(run.call if translation is None else as_chat(run.call, translation), target)
+            request = provider.request(call, target)
+        except GatewayError as error:
+            raise Unanswered(error, "unable") from error
         if authorize is not None:
             try:
                 await authorize(request, target, transport)

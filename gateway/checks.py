@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,8 +61,12 @@ class Checks:
 
     async def _check(self, target: Target) -> None:
         check, carrier = target.upstream.health_check, self._carriers().get(target.upstream.name)
-        provider = carrier.provider if carrier is not None else None
-        if check is None or carrier is None or not isinstance(provider, Checkable):
+        if check is None or carrier is None:
+            return
+        provider = carrier.provider
+        if not isinstance(provider, Checkable):
+            self._due[target.deployment] = math.inf
+            logger.warning("a provider's dialect knows no health check", extra={"provider": target.upstream.name})
             return
         reason = await _ask(target, provider, carrier, check.path)
         self._health.checked(target, well=reason is None)

@@ -153,7 +153,8 @@ class Relay:
                 await self._attempts.make(run, client, target, carrier)
                 return
             except Unanswered as failed:
-                self._health.failed(target, failed.kind, failed.wait)
+                if failed.kind != "unable":
+                    self._health.failed(target, failed.kind, failed.wait)
                 if run.status:
                     raise failed.error from failed  # the client has a part of the answer
                 if run.has_used or not failed.again or not self._may_repeat(run, failed, repeated):

@@ -23,10 +23,12 @@ Kind = Literal[
     "credential",
     "context_window",
     "content_policy",
+    "unable",
     "caller",
 ]
 """What went wrong with an attempt: the upstream was not reached, had no room, said that it failed, took too long, broke
-off or was unreadable, did not take our credential, did not take so long a prompt or such words; or the caller erred."""
+off or was unreadable, did not take our credential, did not take so long a prompt or such words, or cannot be told such
+a call at all; or the caller erred."""
 
 Failure = Kind | Literal["quota"]
 """Why a call leaves a model: `quota` where the caller's limits have no room for it."""
@@ -40,6 +42,7 @@ REASON_OF: Mapping[Kind, Reason] = {
     "rate_limit": "rate_limit",
     "context_window": "context_window",
     "content_policy": "content_policy",
+    "unable": "error",
 }
 """The fallbacks that a failure leads to. The caller's own errors lead nowhere."""
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.headers import first, safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
-from providers._address import json_headers, origin, path_below
+from providers._address import check_request, json_headers, origin, path_below
 from providers._anthropic_answer import MessagesStream, read_answer
 from providers._anthropic_errors import anthropic_error
 from providers._anthropic_model import abilities
@@ -78,6 +78,15 @@ class Anthropic:
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
         return anthropic_error(status, headers, body, target)
+
+    def check(self, target: Target, path: str | None) -> UpstreamRequest:
+        plan = _plan_for("models", target)
+        headers = list(plan.headers)
+        if VERSION not in plan.own_names:
+            headers.append((VERSION, abilities(target).version.encode("ascii")))
+        if path is not None:
+            return check_request(target, path, headers)
+        return UpstreamRequest(b"GET", plan.origin, plan.path, headers, b"", target.deadlines)
 
 
 def _plan_for(operation: str, target: Target) -> _Plan:

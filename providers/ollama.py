@@ -12,7 +12,7 @@ from gateway.core.body import DecodeError, decode, encode
 from gateway.core.headers import safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
 from gateway.core.usage import Usage
-from providers._address import json_headers, origin, path_below
+from providers._address import check_request, json_headers, origin, path_below
 from providers._embeddings import WrittenEmbeddings, read_embeddings, written_embeddings
 from providers._errors import answered_error, reported_error, unreadable
 from providers._ollama_answer import OllamaStream, read_answer
@@ -65,6 +65,9 @@ class Ollama:
 
     def error(self, status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
         return answered_error(status, headers, body, target)
+
+    def check(self, target: Target, path: str | None) -> UpstreamRequest:
+        return check_request(target, path or "api/version", _head(target)[1])
 
 
 def _head(target: Target) -> tuple[Origin, Headers]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from gateway import plugins
 from gateway.attempt import Carrier
 from gateway.checks import Checks
 from gateway.core.deployment import HealthCheck, Target
 from gateway.core.errors import upstream_error
+from gateway.core.ports import Checkable
 from gateway.core.upstream import Transport, UpstreamRequest
 from gateway.health import Health
 from gateway.routing import Standing
@@ -130,10 +132,43 @@ async def test_a_credential_that_cannot_be_had_is_a_failed_check(transport: Http
     assert health.standing(target) is Standing.RESTING
 
 
-async def test_a_provider_that_knows_no_check_is_left_alone(transport: HttpTransport) -> None:
+async def test_a_provider_that_knows_no_check_is_left_alone_and_that_is_said_once(
+    transport: HttpTransport, caplog: pytest.LogCaptureFixture
+) -> None:
     async with Misbehaving([Serve(ok())]) as upstream:
-        await checks(Health(), transport, checked(upstream), provider=object()).round(100.0)
+        made = checks(Health(), transport, checked(upstream), provider=object())
+        for now in (100.0, 200.0):
+            await made.round(now)
         assert upstream.requests == []
+    assert [record.getMessage() for record in caplog.records] == ["a provider's dialect knows no health check"]
+
+
+DIALECTS: dict[str, tuple[str, str, bytes, bytes]] = {
+    "openai": ("/v1", "gpt-x", b"GET /v1/models ", b"authorization: Bearer "),
+    "mistral": ("/v1", "mistral-x", b"GET /v1/models ", b"authorization: Bearer "),
+    "anthropic": ("", "claude-opus-4-8", b"GET /v1/models ", b"anthropic-version: "),
+    "gemini": ("/v1beta", "gemini-x", b"GET /v1beta/models/gemini-x ", b"x-goog-api-key: "),
+    "cohere": ("", "command-x", b"GET /v1/models ", b"authorization: Bearer "),
+    "ollama": ("", "llama", b"GET /api/version ", b"authorization: Bearer "),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_each_dialect_has_something_to_ask_for_that_costs_nothing(transport: HttpTransport, dialect: str) -> None:
+    below, model, line, header = DIALECTS[dialect]
+    provider: Any = plugins.providers()[dialect]
+    assert isinstance(provider, Checkable)
+    async with Misbehaving([Serve(ok())]) as upstream:
+        target = replace(checked(upstream), upstream_model=model)
+        target = replace(target, upstream=replace(target.upstream, base_url=f"{upstream.url}{below}"))
+        named = replace(target, upstream=replace(target.upstream, health_check=HealthCheck(9.0, "/alive")), memo={})
+        for each in (target, named):
+            await checks(Health(), transport, each, provider=provider).round(100.0)
+        usual, other = upstream.requests
+    assert usual.startswith(line)
+    assert header in usual
+    assert KEY in usual + other
+    assert other.startswith(b"GET %b/alive " % below.encode())
 
 
 async def test_checks_go_on_until_they_are_stopped(transport: HttpTransport) -> None:

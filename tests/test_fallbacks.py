@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 
 from gateway import prelude
+from gateway.attempt import Carrier
+from gateway.core.call import Call
 from gateway.core.deployment import Retries, Route, Target
+from gateway.core.errors import invalid_request
 from gateway.core.limits import LimitSet
-from gateway.core.upstream import UpstreamFailure
+from gateway.core.upstream import UpstreamFailure, UpstreamRequest
 from gateway.health import Health
+from gateway.routing import Standing
+from providers.openai import OpenAI
 from tests.support.agreement import LIMITS, STREAM, assert_the_books_agree
 from tests.support.calls import HELLO, a_limit, a_model, a_route, a_target, priced
 from tests.support.stage import DONE, USAGE, Answer, FakePeer, Hang, Stage, Step, event, streamed, whole_answer
@@ -222,6 +227,30 @@ async def test_each_class_of_failure_has_its_fallbacks(
     assert answered.reserved_cost < failed.reserved_cost, "held for by its own price"
     await assert_the_books_agree(stage, model)
     await stage.close()
+
+
+class Unable(OpenAI):
+    """A dialect that has no like of what is asked for."""
+
+    def request(self, call: Call, target: Target) -> UpstreamRequest:
+        raise invalid_request("no such tools here", param="tools")
+
+
+async def test_a_target_that_cannot_be_told_such_a_call_is_followed_by_one_that_can(tmp_path: Path) -> None:
+    for fallbacks, status in (([spare()], 200), ([], 400)):
+        stage = Stage(tmp_path, WHOLE, route=a_route(asked(), fallbacks=fallbacks), limits=LIMITS)
+        carriers: Any = stage.world.carriers
+        carriers["corp"] = Carrier(Unable(), stage.transport)
+        for _ in range(4):
+            peer = await stage.play(HELLO)
+            assert peer.status == status
+        if status == 200:
+            assert (peer.headers[b"x-aidock-model"], peer.headers[b"x-aidock-attempts"]) == (b"spare", b"1")
+        else:
+            assert peer.error["param"] == "tools"
+        assert stage.health.standing(asked()) is Standing.READY, "nobody asked it anything"
+        assert stage.file.open_intents == 0
+        await stage.close()
 
 
 async def test_a_fallback_that_the_callers_quota_has_no_room_for_is_skipped(tmp_path: Path) -> None:
