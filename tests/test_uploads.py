@@ -230,9 +230,15 @@ async def test_a_client_that_leaves_and_a_disk_that_is_full_leave_nothing_behind
 
 @pytest.mark.parametrize("filename", ["name=x.mp3", "Füße (1); name=y.m4a", 'a \\"b\\".wav', ""])
 async def test_a_file_may_have_any_name(filename: str) -> None:
-    sent = file(b"1", filename) + END
+    sent = file(b"1", filename) + field("model", b"theirs") + END
     form = await received(sent)
     assert rewritten(form) == sent
+    form.close()
+
+
+async def test_a_form_that_names_no_model_is_sent_with_one() -> None:
+    form = await received(file(b"1") + END)
+    assert rewritten(form) == field("model", b"theirs").replace(b"Content-Disp", b"content-disp") + file(b"1") + END
     form.close()
 
 
