@@ -45,13 +45,16 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with chat_upstream() as upstream:
+        chat = {"base_url": upstream.url, "api_key": "sk-upstream-0123456789", "max_retries": 0}
         config = {
             "providers": {
-                "chat": {"base_url": upstream.url, "api_key": "sk-upstream-0123456789", "max_retries": 0},
+                "chat": chat,
+                "apt": {**chat, "quirks": {"understands": ["reasoning_effort", "reasoning_content", "top_k"]}},
                 "demo": {"dialect": "demo"},
             },
             "models": [
                 {"model_id": "big", "provider": "chat", "price": {"input": 1.0, "output": 2.0}},
+                {"model_id": "apt", "provider": "apt", "upstream_model": "big"},
                 {"model_id": "demo", "provider": "demo"},
             ],
         }
@@ -185,9 +188,12 @@ async def test_a_failure_in_the_middle_is_a_failed_response(scene: Scene, comman
     assert (row["outcome"], row["usage_source"]) == ("upstream_error", "estimated")
 
 
-async def test_the_cap_and_the_names_reach_the_upstream_in_its_own_words(scene: Scene, client: AsyncOpenAI) -> None:
+@pytest.mark.parametrize(("model", "hints"), [("big", {}), ("apt", {"reasoning_effort": "low", "top_k": 40})])
+async def test_the_cap_reaches_the_upstream_in_its_own_words_and_hints_where_it_understands_them(
+    scene: Scene, client: AsyncOpenAI, model: str, hints: dict[str, Any]
+) -> None:
     await client.responses.create(
-        model="big",
+        model=model,
         input="hello",
         max_output_tokens=64,
         metadata={"a": "b"},
@@ -199,8 +205,7 @@ async def test_the_cap_and_the_names_reach_the_upstream_in_its_own_words(scene: 
         "model": "big",
         "messages": [{"role": "user", "content": "hello"}],
         "max_tokens": 64,
-        "reasoning_effort": "low",
-        "top_k": 40,
+        **hints,
     }
 
 
