@@ -23,6 +23,7 @@ DATA_OR_WIRING = {
     "gateway/core/credentials.py": "tests/settings/test_credentials.py",
     "gateway/conversations/connect.py": "tests/e2e/test_responses_continued.py",
     "gateway/core/responses.py": "tests/endpoints/test_responses_told.py",
+    "gateway/idempotency/recording.py": "tests/idempotency/test_once.py",
     "gateway/quotas/patience.py": "tests/test_deciding.py",
     "gateway/core/sse.py": "tests/providers/test_openai_stream.py",
     "gateway/app.py": "tests/e2e",
