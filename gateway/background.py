@@ -14,10 +14,12 @@ from functools import partial
 from gateway.checks import Checks
 from gateway.core.limits import NOTHING
 from gateway.core.ports import StoreUnavailable
+from gateway.ledger.delivery import SinkUnavailable
 from gateway.local import LocalServer
 from gateway.quotas.memory import MemoryStore
 from gateway.recount import REVISION, Recount
 from gateway.reserve import LEASE_S
+from gateway.roll import BEAT_S, Roll
 from gateway.services import Services
 from gateway.settings.compile import Snapshot
 from gateway.settings.watch import Watcher
@@ -42,13 +44,17 @@ class Background:
         self._tasks: list[asyncio.Task[None]] = []
         snapshot = services.reloader.current
         self._watcher = Watcher(services.reloader) if snapshot.origin else None
+        alone = isinstance(services.counters, MemoryStore)
+        self._roll = None if alone else Roll(services.database, services.journal.path.name)
         self._recount = services.recount = Recount(
             services.counters,
             services.database,
             snapshot.zone,
             running=lambda: services.relay.running,
             flush=services.writer.flush,
-            alone=isinstance(services.counters, MemoryStore),
+            alone=alone,
+            roll=self._roll,
+            adopt=self._adopt,
             remind=services.answers.remind,
         )
         self._waiting: Snapshot | None = None
@@ -69,6 +75,8 @@ class Background:
         await services.writer.start()
         await services.counters.start(await self._look_at_the_database())
         services.adopter.on_ended = self._let_go
+        if self._roll is not None:
+            services.adopter.on_gone = self._roll.strike
         await services.adopter.adopt()
         await services.answers.start()
         services.directory.before_limits = partial(self._recount.prepare, "console")
@@ -86,6 +94,8 @@ class Background:
         self._keep("leases", self._every(_RENEW_S, self._renew))
         checks = Checks(services.health, services.targets, lambda: services.world.carriers)
         self._keep("checks", checks.run())
+        if self._roll is not None:
+            self._keep("roll", self._every(BEAT_S, self._beat))
         self._keep("gauges", self._every(_TICK_S, self._publish))
         if self._watcher is not None:
             self._keep("config", self._watcher.run())
@@ -132,6 +142,9 @@ class Background:
             await asyncio.wait_for(self._services.writer.flush(), _FLUSH_S)
         except TimeoutError:
             logger.warning("the ledger database is away; the journal keeps its rows for the next start")
+        else:
+            if self._roll is not None:
+                await self._roll.leave()
 
     async def _close_door(self) -> None:
         if self._door is not None:
@@ -152,6 +165,17 @@ class Background:
     async def _renew(self) -> None:
         with contextlib.suppress(StoreUnavailable):  # told and logged by whoever needs an answer; leases last longer
             await self._recount.keep()
+
+    async def _beat(self) -> None:
+        if self._roll is not None:
+            with contextlib.suppress(DatabaseUnavailable):  # nobody is struck off while nobody can beat
+                await self._roll.beat()
+
+    async def _adopt(self) -> None:
+        """While somebody waits for what gateways knew, look at once whether one of them is dead. Where that cannot be
+        done now it is tried again by whoever waits, and in the background."""
+        with contextlib.suppress(SinkUnavailable):
+            await self._services.adopter.adopt()
 
     def _let_go(self, request_id: str) -> None:
         """A dead gateway's call holds nothing any more; what it used is counted from the ledger."""

@@ -5,6 +5,9 @@ ones use is posted as they settle. Behind the line the ledger is asked again and
 it has ended and its row has landed; every answer is absolute and set at once, so that any number of gateways may ask.
 Whatever may have cost a counter something (a store that restarted, a journal that was adopted, settlements that could
 not be delivered) is answered by drawing the line again.
+
+A store that has forgotten something grants nothing until it is rebuilt. One gateway does that, when all on the roll
+have told what they know: what they run is held again, and every call that they had settled before has its row.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from gateway.core.limits import Base, Count, Limit
 from gateway.core.money import MAX_AMOUNT
 from gateway.core.ports import RecountableStore, StoreState, StoreUnavailable
 from gateway.reserve import LEASE_S
+from gateway.roll import Roll
 from gateway.storage import ledger, revisions
 from gateway.storage.engine import Database
 from gateway.storage.errors import DatabaseUnavailable
@@ -48,8 +52,9 @@ class Pace:
     `ahead` is how far ahead a line is drawn: by then every gateway counts the limit. `clocks_apart` is more than two
     gateways' clocks can differ. A store is looked at every `pulse`, the ledger asked every `quick` for as long after a
     line as it is `fresh`, and every `slow` afterwards. `landing` is how long a row may take after its call has
-    settled; one that takes longer is counted by a later round. A store that has forgotten waits `gather` for the other
-    gateways to hold again what their running calls had held, and for their rows to land.
+    settled; one that takes longer is counted by a later round. Whoever rebuilds a store asks every `ask` whether all
+    gateways have told what they know, for `patience` at most: what one that stands still for so long knew is counted
+    by a later round too.
     """
 
     ahead: float = 5.0
@@ -59,14 +64,15 @@ class Pace:
     slow: float = 60.0
     fresh: float = 120.0
     landing: float = 1.0
-    gather: float = 0.8
+    ask: float = 0.05
+    patience: float = LEASE_S
     flush: float = 2.0
 
 
 class Recount:
     """The recount of one process. `running` are its calls under way; `flush` waits until what it has noted so far is
-    in the ledger. `alone` says that no other process shares the store. `remind` tells whoever else keeps something in
-    it that it has forgotten."""
+    in the ledger. `alone` says that no other process shares the store; of those that do, `roll` knows. `adopt` brings
+    in what dead ones have left. `remind` tells whoever else keeps something in the store that it has forgotten."""
 
     def __init__(
         self,
@@ -78,6 +84,8 @@ class Recount:
         flush: Callable[[], Awaitable[None]],
         alone: bool,
         pace: Pace = Pace(),
+        roll: Roll | None = None,
+        adopt: Callable[[], Awaitable[None]] | None = None,
         remind: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
@@ -87,7 +95,10 @@ class Recount:
         self._flush = flush
         self._alone = alone
         self._pace = pace
+        self._roll = roll
+        self._adopt = adopt
         self._remind = remind
+        self._answered = ""
         self._serving = False
         self._known: dict[str, dict[_Name, Limit]] = {}
         self._doubt = False
@@ -101,7 +112,7 @@ class Recount:
     @property
     def state(self) -> str:
         """For people: `ok`, or what keeps counters from being right."""
-        if self._state in ("lost", "rebuilding"):
+        if self._state != "open":
             return "the counters are being rebuilt from the ledger"
         return "degraded: the counters wait for the database or their store" if self._troubled else "ok"
 
@@ -124,16 +135,11 @@ class Recount:
         self._known[origin] = wanted
 
     async def begin(self) -> None:
-        """Return when the store is open, rebuilt where it was lost. Raises `StoreUnavailable`."""
-        while True:
-            self._state = await self._store.pulse()
-            match self._state:
-                case "open":
-                    break
-                case "suspect":
-                    await self._cut_all()
-                case _:
-                    await self._rebuild()
+        """Be on the roll, and return when the store is open, rebuilt where it was lost. Raises `StoreUnavailable` and
+        `DatabaseUnavailable`."""
+        if self._roll is not None:
+            await self._roll.sign()
+        while not await self._is_open():  # noqa: ASYNC110  a store tells nobody when it opens
             await asyncio.sleep(self._pace.pulse)
         self._serving = True
 
@@ -175,23 +181,15 @@ class Recount:
         await self._base(self.limits, every=True)
 
     async def _tend(self) -> None:
-        before, self._state = self._state, await self._store.pulse()
-        match self._state:
-            case "lost":
-                await self._rebuild()
-                return
-            case "rebuilding":
-                if before != "rebuilding":
-                    await self._hold_all_again()
-                return
-            case "suspect":
-                self._doubt = True
+        if not await self._is_open():
+            return
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + self._pace.quick
             await self._look_for_changes()
         if self._doubt:
-            await self._cut_all()
+            await self._draw_the_line(self.limits)
+            self._doubt = False
         if now >= self._next_round:
             self._next_round = now + (self._pace.quick if now < self._fresh_until else self._pace.slow)
             await self._round()
@@ -209,23 +207,12 @@ class Recount:
             if time.monotonic() >= self._fresh_until:
                 await self._look_for_losses()
 
-    async def _cut_all(self) -> None:
-        """For a store that may have forgotten something, in which case it grants nothing until it is accepted: say what
-        runs here, and let the others do so and their last rows land."""
-        if self._state == "suspect":
-            await self._hold_all_again()
-            await self._cut(self.limits)
-            await asyncio.sleep(0 if self._alone else self._pace.gather)
-        await self._draw_the_line(self.limits)
-        await self._store.accept()
-        self._doubt = False
-
-    async def _draw_the_line(self, limits: Sequence[Limit]) -> None:
+    async def _draw_the_line(self, limits: Sequence[Limit], *, raising: bool = True) -> None:
         """What stood before the line stands in for the ledger's part, unless the ledger knows of more: a counter that
         nobody kept, or a store that forgot, says too little."""
         await self._cut(limits)
         await self._flush_soon()
-        await self._base(limits, every=True, raising=True)
+        await self._base(limits, every=True, raising=raising)
 
     async def _cut(self, limits: Sequence[Limit], ahead_s: float | None = None) -> None:
         if ahead_s is None:
@@ -275,39 +262,84 @@ class Recount:
             logger.warning("Counters have lost something; they are set by the ledger.", extra={"limits": len(short)})
             await self._draw_the_line(short)
 
-    async def _rebuild(self) -> None:
-        """Fill an empty store, or wait until another gateway has; either way say what runs here."""
-        mine = await self._store.begin_rebuild()
-        await self._hold_all_again()
-        if not mine:
+    async def _is_open(self) -> bool:
+        """Whether the store counts. One that does not is rebuilt, here or by another gateway, which is told what this
+        one knows."""
+        self._state = await self._store.pulse()
+        if self._state != "open" and not await self._rebuild():
+            self._state = await self._store.pulse()  # which tells what another has begun
+            await self._answer()
+        return self._state == "open"
+
+    async def _rebuild(self) -> bool:
+        """Set a store that has forgotten something by the ledger, unless another gateway does."""
+        suspect = self._state == "suspect"
+        if not await self._store.begin_rebuild():
+            return False
+        logger.warning(
+            "The counter store may have forgotten something; it is rebuilt from the ledger."
+            if suspect
+            else "The counter store is empty or another installation's; it is rebuilt from the ledger."
+        )
+        if not await self._all_have_answered():
+            return False
+        await self._draw_the_line(self.limits, raising=suspect)
+        if not await self._store.end_rebuild():
+            return False
+        self._state = "open"
+        self._doubt = False
+        logger.warning("The counters are rebuilt.", extra={"limits": len(self.limits)})
+        return True
+
+    async def _all_have_answered(self) -> bool:
+        """Wait until all gateways have told what they know, this one too. False where another has taken over."""
+        if self._roll is None:
+            return True
+        began = time.monotonic()
+        await self._answer()
+        while silent := await self._roll.silent(self._store.rebuild):
+            waited = time.monotonic() - began
+            if waited > self._pace.patience:
+                logger.warning("Gateways do not tell what they know; it is counted later.", extra={"journals": silent})
+                break
+            await asyncio.sleep(self._pace.ask)
+            if self._adopt is not None and waited > self._pace.pulse:  # whoever lives has noticed by now
+                await self._adopt()
+            if not await self._store.begin_rebuild():  # for more time
+                return False
+            await self._answer()
+        return True
+
+    async def _answer(self) -> None:
+        """Tell whoever rebuilds the store what is known here: a call that runs is held again, one that had ended has
+        its row, and one that ends from now on is kept by its name. So none is missing, in whatever order they come."""
+        rebuild = self._store.rebuild
+        if not rebuild or rebuild == self._answered or self._roll is None:
             return
-        logger.warning("The counter store is empty or another installation's; it is rebuilt from the ledger.")
-        await self._cut(self.limits)
-        await asyncio.sleep(0 if self._alone else self._pace.gather)
-        await self._flush_soon()
-        await self._base(self.limits, every=True)
-        if await self._store.end_rebuild():
-            self._state = "open"
-            self._doubt = False
-            logger.warning("The counters are rebuilt.", extra={"limits": len(self.limits)})
+        await self._hold_all_again()
+        if await self._flush_soon():
+            await self._roll.tell(rebuild)
+            self._answered = rebuild
 
     async def _hold_all_again(self) -> None:
         if self._remind is not None:
             await self._remind()
-        for call in self._running():
-            if call.claims:
-                await self._hold_again(call)
+        calls = [call for call in self._running() if call.claims]
+        for start in range(0, len(calls), _CHUNK):
+            await asyncio.gather(*map(self._hold_again, calls[start : start + _CHUNK]))
 
     async def _hold_again(self, call: Call) -> None:
         """Safe at any moment: an id that has settled holds nothing."""
         await self._store.hold(call.request_id, call.claims, LEASE_S, call.created_at)
 
-    async def _flush_soon(self) -> None:
-        """Let rows land that are on their way; those that do not make it are counted by a later round."""
+    async def _flush_soon(self) -> bool:
+        """Let rows land that are on their way. False where they did not make it: a later round counts them."""
         try:
             await asyncio.wait_for(self._flush(), self._pace.flush)
         except TimeoutError:
             logger.info("Ledger rows are still on their way; a later round counts them.")
+            return False
+        return True
 
 
 async def _used(session: AsyncSession, counts: Sequence[Count], zone: tzinfo) -> list[int]:

@@ -60,8 +60,8 @@ class Relay:
 
     @property
     def running(self) -> Sequence[Call]:
-        """The calls under way."""
-        return [run.call for run in self._running.values()]
+        """The calls under way. One whose client still reads while its books are closed is not."""
+        return [run.call for run in self._running.values() if not run.closed]
 
     def __len__(self) -> int:
         return len(self._running)

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.core.call import Call
-from gateway.core.limits import Actual, Claim, Granted, Limit
-from gateway.core.ports import RecountableStore, StoreUnavailable
-from gateway.core.records import OutcomeRecord
+from gateway.core.limits import Actual, Claim, Limit
+from gateway.core.ports import StoreUnavailable
 from gateway.quotas.memory import MemoryStore
-from gateway.quotas.redis import RedisStore
 from gateway.quotas.windows import Calendar
-from gateway.recount import REVISION, Pace, Recount
-from gateway.storage import ledger, revisions
+from gateway.recount import REVISION
+from gateway.storage import revisions
 from gateway.storage.engine import Database
 from gateway.storage.errors import DatabaseUnavailable
-from tests.ledger.support import outcome
-from tests.support.calls import ADA, a_call, a_limit
+from tests.support.calls import ADA, a_limit
+from tests.support.counting import PACE, TOKENS, USED, UTC, CountingGateway, Scene, becomes, granted
 from tests.support.database import ready_database
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import redis_server
 from tests.support.until import until
 
-UTC = ZoneInfo("UTC")
-PACE = Pace(ahead=0.3, clocks_apart=0.1, pulse=0.02, quick=0.05, slow=0.3, fresh=2.0, landing=0.1, gather=0.1)
-TOKENS = a_limit("tokens", 100_000)
 LIMITS = (
     TOKENS,
     a_limit("requests", window="day", scope="user", subject=ADA.user),
@@ -37,94 +29,6 @@ LIMITS = (
     a_limit("tokens", 100_000, window="month", scope="key", subject=ADA.key_id),
     a_limit("parallel", scope="global", subject=""),
 )
-USED = Actual(1, 46, 56)
-"""What a row of `outcome` amounts to."""
-
-
-class CountingGateway:
-    """The counting half of a gateway: its calls, its recount, and rows that land when told."""
-
-    def __init__(self, database: Database, store: RecountableStore) -> None:
-        self.store = store
-        self.calls: dict[str, Call] = {}
-        self._database = database
-        self._rows: list[OutcomeRecord] = []
-        self.recount = Recount(
-            store,
-            database,
-            UTC,
-            running=lambda: list(self.calls.values()),
-            flush=self.land,
-            alone=isinstance(store, MemoryStore),
-            pace=PACE,
-        )
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self, *limits: Limit) -> None:
-        await self.store.start("here")
-        await self.recount.prepare("file", limits)
-        await self.recount.begin()
-        self._task = asyncio.create_task(self.recount.run())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        await self.store.close()
-
-    async def begin(self, request_id: str, *limits: Limit) -> None:
-        call = a_call(request_id=request_id)
-        call.created_at = self.store.now()
-        call.claims = [Claim(limit, 1 if limit.metric in ("requests", "parallel") else 60) for limit in limits]
-        verdict = await self.store.reserve(request_id, call.claims, 60, call.created_at)
-        assert isinstance(verdict, Granted)
-        call.created_at = verdict.at
-        self.calls[request_id] = call
-
-    def end(self, request_id: str) -> None:
-        """The call settles; its row is under way to the ledger."""
-        call = self.calls.pop(request_id)
-        self.store.settle(request_id, call.claims, call.created_at, USED)
-        self._rows.append(outcome(request_id, created_at=call.created_at, user=ADA.user))
-
-    async def land(self) -> None:
-        rows, self._rows = self._rows, []
-        async with self._database.write() as session:
-            await ledger.insert_rows(session, rows, UTC)
-
-    async def settled(self, limit: Limit) -> int:
-        return next((count.settled for count in await self.store.audit([limit])), 0)
-
-    async def reserved(self, limit: Limit) -> int:
-        return sum([count.reserved for count in await self.store.audit([limit])])
-
-
-class Scene:
-    """A ledger, a counter store of one kind, and any number of gateways on them."""
-
-    def __init__(self, database: Database, redis: RedisServer | None) -> None:
-        self.database = database
-        self.redis = redis
-        self._memory = MemoryStore(Calendar(UTC))
-        self._gateways: list[CountingGateway] = []
-
-    def gateway(self) -> CountingGateway:
-        store: RecountableStore = self._memory if self.redis is None else RedisStore(self.redis.url, Calendar(UTC))
-        made = CountingGateway(self.database, store)
-        self._gateways.append(made)
-        return made
-
-    async def past(self, *request_ids: str, **changes: Any) -> None:
-        """Rows that are in the ledger already."""
-        now = self._memory.now()
-        changes = {"created_at": now, "user": ADA.user, **changes}
-        async with self.database.write() as session:
-            await ledger.insert_rows(session, [outcome(name, **changes) for name in request_ids], UTC)
-
-    async def close(self) -> None:
-        for gateway in self._gateways:
-            await gateway.stop()
-        await self.database.close()
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -149,13 +53,6 @@ async def shared(tmp_path: Path) -> AsyncIterator[Scene]:
         made = Scene(database, server)
         yield made
         await made.close()
-
-
-async def becomes(read: Callable[[], Any], wanted: int) -> None:
-    async def is_so() -> bool:
-        return bool(await read() == wanted)
-
-    await until(is_so)
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: f"{limit.metric} of {limit.scope}")
@@ -260,7 +157,7 @@ async def test_an_emptied_store_grants_nothing_until_it_is_rebuilt_with_what_run
         await one.store.reserve("too early", [Claim(TOKENS, 1)], 60, one.store.now())
     one.store.settle("too early", (), one.store.now(), Actual())
     one.end("a-runs")
-    await becomes(lambda: _granted(two), True)
+    await becomes(lambda: granted(two), True)
     assert await one.settled(TOKENS) == 3 * USED.tokens
     assert await one.reserved(TOKENS) == 60, "what b runs is held again"
     two.end("b-runs")
@@ -268,15 +165,6 @@ async def test_an_emptied_store_grants_nothing_until_it_is_rebuilt_with_what_run
     await two.land()
     await becomes(lambda: one.settled(TOKENS), 4 * USED.tokens)
     assert await one.reserved(TOKENS) == 0
-
-
-async def _granted(gateway: CountingGateway) -> bool:
-    try:
-        await gateway.store.reserve("probe", [Claim(TOKENS, 0)], 60, gateway.store.now())
-    except StoreUnavailable:
-        return False
-    gateway.store.settle("probe", (), gateway.store.now(), Actual())
-    return True
 
 
 async def test_another_installations_counters_are_not_taken_for_ours(shared: Scene) -> None:

@@ -119,11 +119,17 @@ class CounterStore(Protocol):
 
 StoreState = Literal["open", "lost", "rebuilding", "suspect"]
 """`lost`: the store is empty or another installation's, and grants nothing until somebody rebuilds it. `rebuilding`:
-somebody does. `suspect`: it works, but may have forgotten some of what it was told."""
+somebody does. `suspect`: it may have forgotten some of what it was told, and needs a rebuild too; what it has stands
+in meanwhile."""
 
 
 class Recountable(Protocol):
     """A counter store as the recount sees it: counters are a cache, and the ledger can always set them right."""
+
+    @property
+    def rebuild(self) -> str:
+        """The rebuild that the last `pulse` or `begin_rebuild` told of: each has a name of its own, and none is of two
+        losses. "" where there is none."""
 
     async def pulse(self) -> StoreState:
         """Let go what has lapsed, and say in what state the store is."""
@@ -157,13 +163,12 @@ class Recountable(Protocol):
         """Whether this process is the one, of all that share the store, that recounts for the next `for_s`."""
 
     async def begin_rebuild(self) -> bool:
-        """Take a lost store in hand. False where another process has."""
+        """Take a lost or suspect store in hand: it grants nothing, and what settles is kept by name, until it is
+        opened. Again for more time. False where another process has, or the store has been opened meanwhile."""
 
     async def end_rebuild(self) -> bool:
-        """Open the rebuilt store. False where it took so long that another process has taken over."""
-
-    async def accept(self) -> None:
-        """No longer suspect: the counters have been cut."""
+        """Open the rebuilt store. False where it took so long that another process has taken over, or the store has
+        lost something since."""
 
 
 class RecountableStore(CounterStore, Recountable, Protocol):

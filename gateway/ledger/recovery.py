@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,12 @@ class Adopter:
     ) -> None:
         """`own` is this process's journal, which is left alone. `on_ended` is called with the id of each call whose
         row comes from another's journal, `on_adopted` when all of them have gone to the ledger: the counters may never
-        have heard that they ended, nor of what they used."""
+        have heard that they ended, nor of what they used. `on_gone` is told the name of each journal that is done
+        with: nothing more comes from there."""
         self.recovered = Recovered()
         self.on_adopted: Callable[[], None] = _nobody
         self.on_ended: Callable[[str], None] = _nobody_told
+        self.on_gone: Callable[[str], Awaitable[None]] | None = None
         self._root = root
         self._own = own
         self._interval = interval
@@ -111,6 +113,8 @@ class Adopter:
             home.release()
         if holds_records:
             self.on_adopted()
+        if self.on_gone is not None:
+            await self.on_gone(path.name)
 
     async def _deliver(self, home: JournalDirectory) -> None:
         found = Recovered(journals=1)

@@ -9,8 +9,8 @@
 -- `late` is a hash of request ids that settled behind the line: the packed list of their ms, then (counter key, amount).
 -- `watch` is a hash: beat, the ms at which leases were last looked at; high, the latest ms before a clock went back;
 -- bases, how often the ledger's part was set.
--- `marker` says whose counters these are: 'open <installation> <run id>' or 'rebuilding <token>'. The run is 'forgotten'
--- when something has been lost without a restart.
+-- `marker` says whose counters these are: 'open <installation> <run id>' or 'rebuilding <token> <run id>'. The run of an
+-- open one is 'forgotten' when something has been lost without a restart.
 
 local TOO_MUCH = 2 ^ 50
 local TOMBSTONE_S = 172800

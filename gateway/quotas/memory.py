@@ -28,8 +28,8 @@ class MemoryStore:
     """A `CounterStore` and `Recountable` over the pure state machine. Nothing awaits between a check and its write.
 
     Windows go by the wall clock, without its jumps until they have stood for 30 s; leases by `monotonic`. A hold past
-    its lease is let go when someone needs its room and by every `pulse`. It is never lost or rebuilt: what it does not
-    know, it knows that it does not. Nothing survives the process, so whoever begins to count a limit cuts and bases it.
+    its lease is let go when someone needs its room and by every `pulse`. It is never lost: what it does not know, it
+    knows that it does not. Nothing survives the process, so whoever begins to count a limit cuts and bases it.
 
     Memory is bounded: counters of past windows go after ten minutes; of the ids that have ended, those of the last two
     minutes and the newest 100,000 are remembered, none longer than 48 hours.
@@ -151,14 +151,17 @@ class MemoryStore:
     async def lead(self, for_s: float) -> bool:
         return True
 
+    @property
+    def rebuild(self) -> str:
+        return ""
+
     async def begin_rebuild(self) -> bool:
-        return False
+        return self._suspect
 
     async def end_rebuild(self) -> bool:
-        return False
-
-    async def accept(self) -> None:
-        self._suspect = False
+        """Nothing was lost, so calls are granted all the while."""
+        suspect, self._suspect = self._suspect, False
+        return suspect
 
     def _cut(self, limit: Limit, now: float, since: float) -> None:
         known = self._known(limit, now)

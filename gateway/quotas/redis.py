@@ -63,6 +63,8 @@ class RedisStore:
         self._marker, self._lead = f"{space}:marker", f"{space}:lead"
         self._tags = itertools.count()
         self._me = uuid.uuid4().hex
+        self._token = ""
+        self._told = self._broken = ""
         self._installation = ""
         self._evicted = 0
         self._next_look = 0.0
@@ -155,7 +157,15 @@ class RedisStore:
             raise _senseless(reply)
         if abs(told / 1000 - self.now()) > CLOCKS_APART_S:
             self._learn(reply)
-        return self._state(marker.decode())
+        self._told = marker.decode()
+        state = self._state(self._told)
+        self._broken = self._told if state in ("lost", "suspect") else ""
+        return state
+
+    @property
+    def rebuild(self) -> str:
+        word, _, name = self._told.partition(" ")
+        return name if word == "rebuilding" else ""
 
     async def cut(self, limits: Sequence[Limit], ahead_s: float) -> None:
         for chunk in _chunks(_counted(limits)):
@@ -200,16 +210,19 @@ class RedisStore:
         return _integers(reply[2:], 1) == [1]
 
     async def begin_rebuild(self) -> bool:
-        """The same gateway may begin again, to have more time."""
-        return await self._mark("begin")
+        if await self._mark("go on"):
+            return True
+        self._token = uuid.uuid4().hex
+        if not await self._mark("begin"):
+            return False
+        info = self._link.info
+        self._told = f"rebuilding {self._token} {info.run_id}"
+        self._batcher.lossy = False
+        self._evicted = info.evicted_keys
+        return True
 
     async def end_rebuild(self) -> bool:
-        self._trust()
         return await self._mark("end")
-
-    async def accept(self) -> None:
-        self._trust()
-        await self._mark("accept")
 
     def _reserving(
         self, rid: str, claims: Sequence[Claim], lease_s: float, now: float, at: float
@@ -258,30 +271,26 @@ class RedisStore:
 
     async def _mark(self, what: str) -> bool:
         run_id = self._link.info.run_id
-        tail = (what, self._installation, run_id, self._me, int(REBUILD_S * 1000))
+        tail = (what, self._installation, run_id, self._token, self._broken, int(REBUILD_S * 1000))
         reply = await self._ask("mark", [self._marker, self._late], *tail)
         return _integers(reply[2:], 1) == [1]
 
     def _trusted(self) -> str:
         """The marker of a store whose counters are ours, on the server that the link last met. One that has been
-        started anew, or stands in for another, may have forgotten something, until somebody accepts it."""
+        started anew, or stands in for another, may have forgotten something, until somebody has rebuilt it."""
         return f"open {self._installation} {self._link.info.run_id}"
 
     def _state(self, marker: str) -> StoreState:
         word, _, rest = marker.partition(" ")
-        if word == "rebuilding":
-            return "rebuilding"
-        installation, _, run_id = rest.partition(" ")
-        if word != "open" or installation != self._installation:
-            return "lost"
+        whose, _, run_id = rest.partition(" ")
         info = self._link.info
+        if word == "rebuilding" and run_id == info.run_id:
+            return "rebuilding"
+        if word != "open" or whose != self._installation:
+            return "lost"
         if run_id != info.run_id or info.evicted_keys > self._evicted or self._batcher.lossy:
             return "suspect"
         return "open"
-
-    def _trust(self) -> None:
-        self._batcher.lossy = False
-        self._evicted = self._link.info.evicted_keys
 
     def _learn(self, reply: Reply) -> float:
         """Set the clock by the server's; the moment it is."""

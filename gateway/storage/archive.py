@@ -27,7 +27,7 @@ from gateway.core.body import encode
 from gateway.storage import settings
 from gateway.storage.errors import Conflict, Invalid
 from gateway.storage.statements import insert_many, new_id
-from gateway.storage.tables import Base
+from gateway.storage.tables import PASSING, Base
 
 FORMAT: Final = "aidock-backup-1"
 MANIFEST: Final = "manifest.json"
@@ -88,6 +88,8 @@ async def write(
     sha256: dict[str, str] = {}
     with _new_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for table in Base.metadata.sorted_tables:
+            if table.info.get(PASSING):
+                continue
             name = _member(table.name)
             with archive.open(_entry(name), "w", force_zip64=True) as member:
                 rows, sha256[name] = await _write_table(session, table, member, progress)

@@ -24,6 +24,9 @@ from sqlmodel import Field, SQLModel
 
 from gateway.core.money import RATES, Price
 
+PASSING = "passing"
+"""Marks a table of what runs now, which no backup keeps."""
+
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -223,6 +226,18 @@ class Revision(Base, table=True):
     value: int = Field(sa_type=BigInteger)
 
 
+class RunningGateway(Base, table=True):
+    """A process whose calls may have rows on their way here. `beats` grows for as long as it lives; `told` is the
+    rebuild of the counters before which all that it knew has come here."""
+
+    __tablename__ = "gateways"
+    __table_args__ = {"info": {PASSING: True}}
+
+    name: str = Field(primary_key=True)
+    beats: int = Field(sa_type=BigInteger)
+    told: str
+
+
 class Setting(Base, table=True):
     """What an installation remembers about itself."""
 
@@ -245,6 +260,7 @@ USAGE_DAILY = _table("usage_daily")
 SHADOW_REFUSALS = _table("shadow_refusals")
 PRICES_SEEN = _table("prices_seen")
 REVISIONS = _table("revisions")
+GATEWAYS = _table("gateways")
 SETTINGS = _table("settings")
 
 

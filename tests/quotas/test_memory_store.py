@@ -151,7 +151,8 @@ async def test_a_wall_clock_that_jumps_is_believed_when_it_has_stood_for_half_a_
     assert await follow(store, clock, 32) == "suspect"
     assert abs(store.store.now() - clock.wall) < 1.5
     assert await follow(store, clock, 5) == "suspect"
-    await store.store.accept()
+    assert await store.store.begin_rebuild()
+    assert await store.store.end_rebuild()
     assert await follow(store, clock, 100) == "open"
 
 
@@ -197,7 +198,8 @@ async def test_a_time_that_has_been_before_is_asked_of_the_ledger() -> None:
     clock.wall -= 3600
     assert await follow(store, clock, 40) == "suspect"
     await store.store.cut([HOURLY], 0.0)
-    await store.store.accept()
+    assert await store.store.begin_rebuild()
+    assert await store.store.end_rebuild()
     (count,) = await store.store.audit([HOURLY])
     assert count.settled == 7 or not count.based
     assert count.ends_at is not None

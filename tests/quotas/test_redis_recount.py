@@ -74,8 +74,6 @@ async def test_another_installations_store_is_a_lost_one_and_its_late_calls_are_
     other = RedisStore(shared.url, Calendar(UTC), prefix=prefix, decision_s=5.0)
     await other.start("first one's name is longer")
     assert await other.pulse() == "lost"
-    await other.accept()
-    assert await other.pulse() == "lost"
     assert await other.begin_rebuild()
     assert list(await other.late()) == []
     await other.close()
@@ -101,7 +99,8 @@ async def test_a_server_that_restarted_is_suspect_to_all_until_one_has_counted(o
             with pytest.raises(StoreUnavailable, match="rebuilt"):
                 await store.reserve("too early", [Claim(TOKENS, 1)])
         await one.store.cut([TOKENS], 3.0)
-        await one.store.accept()
+        assert await one.store.begin_rebuild()
+        assert await one.store.end_rebuild()
         assert await one.store.pulse() == await two.store.pulse() == "open"
 
 
@@ -117,7 +116,8 @@ async def test_a_server_that_evicts_is_suspect(own: RedisServer, monkeypatch: py
         await other.config_set("maxmemory", "0")
         assert await store.store.pulse() in ("suspect", "lost")
         if await store.store.pulse() == "suspect":
-            await store.store.accept()
+            assert await store.store.begin_rebuild()
+            assert await store.store.end_rebuild()
             assert await store.store.pulse() == "open"
 
 
@@ -134,7 +134,8 @@ async def test_settlements_that_had_to_be_dropped_make_the_store_suspect(
         await back(store)
         assert await store.store.pulse() == "suspect"
         await store.store.cut([TOKENS], 3.0)
-        await store.store.accept()
+        assert await store.store.begin_rebuild()
+        assert await store.store.end_rebuild()
         assert await store.store.pulse() == "open"
         assert await store.settled(TOKENS) == [3]
 
@@ -222,7 +223,8 @@ async def test_another_programs_key_in_a_counters_place_goes_and_nothing_is_gran
         (count,) = await store.store.audit([limit])
         assert (count.reserved, count.based) == (10, False)
         assert await store.store.rebase([Base(count, 40)], [], await store.store.turn(), raising=True)
-        await store.store.accept()
+        assert await store.store.begin_rebuild()
+        assert await store.store.end_rebuild()
         assert await store.store.pulse() == "open"
         assert await store.used(limit, CALLS) == [50, 1]
         assert isinstance(await store.reserve("c", [Claim(limit, 51)], LEASE_S), Denied)
@@ -255,14 +257,10 @@ async def test_another_programs_key_in_any_other_place_goes_too(shared: RedisSer
         await other.rpush(key, "something else")
         state = await store.store.pulse()
         assert state == {"marker": "lost", "lead": "open"}.get(name, "suspect")
-        if state == "lost":
-            assert await store.store.begin_rebuild()
+        assert await store.store.begin_rebuild() == (state != "open")
         await store.store.hold("runs", [Claim(TOKENS, 10)], LEASE_S, store.store.now())
         await store.store.cut([TOKENS], 3.0)
-        if state == "lost":
-            assert await store.store.end_rebuild()
-        else:
-            await store.store.accept()
+        assert await store.store.end_rebuild() == (state != "open")
         assert await store.store.pulse() == "open"
         assert await store.store.lead(60)
         assert await store.reserved(TOKENS) == [10]
