@@ -25,7 +25,7 @@ import httpx
 
 from tests.faults.callers import Caller, Seen
 from tests.support.billing_upstream import Bill, BillingUpstream
-from tests.support.gateway import Gateway
+from tests.support.gateway import AccountingUnavailable, Gateway
 
 SOAK = os.environ.get("AIDOCK_SOAK") == "1"
 TABLE = "AIDOCK_FAULT_TABLE"
@@ -189,7 +189,13 @@ class Books:
         delay, so they are asked again while they differ."""
         deadline = time.monotonic() + within_s
         while True:
-            off, over, leaked = await self._off()
+            try:
+                off, over, leaked = await self._off()
+            except AccountingUnavailable:  # they are being counted up
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.25)
+                continue
             allowed = 0 < leaked <= dead_hold
             if not off or allowed or time.monotonic() > deadline:
                 break

@@ -49,6 +49,10 @@ SEEN_S = 5.0
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 
+class AccountingUnavailable(AssertionError):
+    """The gateway cannot say now what its counters say."""
+
+
 class Gateway:
     """`key` belongs to the administrator of the first start. `config` is None for the embedded default, else a
     document that is written to `config_file`. `program` is what runs instead of the gateway, and takes its arguments;
@@ -270,6 +274,8 @@ class Gateway:
 
     async def _me(self, key: str | None) -> dict[str, Any]:
         answer = await self.ask("/v1/me", key=key)
+        if answer.status_code == 503 and answer.json()["error"]["code"] == "accounting_unavailable":
+            raise AccountingUnavailable(answer.text)
         assert answer.status_code == 200, answer.text
         me: dict[str, Any] = answer.json()
         return me
