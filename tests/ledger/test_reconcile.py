@@ -24,11 +24,12 @@ from gateway.ledger.reconcile import (
     judge,
 )
 from gateway.storage.audit import Priced
+from gateway.storage.daily import SUMS
 from tests.ledger.support import outcome
 
 LIMIT = Limit("department", "research", "tokens", "hour", 1000)
 GROUP = ("research", "ada@example.com", "k1", "m", "openai")
-NONE = (0, 0, 0, 0, 0, 0, 0)
+NONE = (0,) * len(SUMS)
 
 
 def reading(settled: int, ledger: int, running: int | None = None, **changes: Any) -> Reading:
@@ -124,14 +125,15 @@ def test_every_kind_of_damage_is_told_by_itself() -> None:
 def test_days_are_compared_group_by_group() -> None:
     check = Check("days", "")
     other = (*GROUP[:4], "other")
-    used = (2, 0, 100, 50, 0, 0, 30)
+    used = (2, 0, 100, 50, 0, 0, 30, 7)
     assert add_day(check, "2026-11-01", {GROUP: used}, {GROUP: used})
-    assert not add_day(check, "2026-11-02", {GROUP: used, other: used}, {GROUP: (2, 0, 101, 50, 0, 0, 31)})
+    assert not add_day(check, "2026-11-02", {GROUP: used, other: used}, {GROUP: (2, 0, 101, 50, 0, 0, 31, 8)})
     assert not add_day(check, "2026-11-03", {}, {GROUP: NONE})
     assert (check.checked, check.differences) == (4, 3)
     assert check.first[0].says == (
         "on 2026-11-02, for department research, user ada@example.com, key k1, model m, provider openai, "
-        "the rows have 100 prompt_tokens, the sums 101; the rows have 30 cost_microusd, the sums 31"
+        "the rows have 100 prompt_tokens, the sums 101; the rows have 30 cost_microusd, the sums 31; "
+        "the rows have 7 saved_microusd, the sums 8"
     )
     assert [difference.says.rpartition(", ")[2] for difference in check.first[1:]] == [
         "there are rows and no sums",
