@@ -11,7 +11,8 @@ from providers._anthropic_model import Abilities, abilities, thinking
 from providers._anthropic_schema import closed
 from providers._anthropic_tools import must_call, refuse_forcing, told_tools
 from providers._anthropic_turns import conversation, lacks_thoughts
-from providers._chat import Chat, read_chat, refuse
+from providers._chat import Chat, refuse
+from providers._chat_reader import read_chat
 
 if TYPE_CHECKING:
     from gateway.core.call import Call

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from gateway.core.body import DecodeError, encode, raw_members
 from gateway.core.errors import invalid_request
-from providers._chat import Audio, Chat, File, Image, Part, Text, Tool, ToolCall, Turn, read_chat, refuse
+from providers._chat import Audio, Chat, File, Image, Part, Text, Tool, ToolCall, Turn, refuse
+from providers._chat_reader import read_chat
 from providers._gemini_model import generation, thinking
 from providers._gemini_schema import cleaned
 from providers._gemini_signatures import UNSIGNED, Signatures, taken_back

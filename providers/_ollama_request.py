@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.body import DecodeError, encode, raw_members
 from gateway.core.errors import invalid_request
-from providers._chat import Audio, Chat, File, Image, Part, Text, Tool, ToolCall, Turn, read_chat, refuse
+from providers._chat import Audio, Chat, File, Image, Part, Text, Tool, ToolCall, Turn, refuse
+from providers._chat_reader import read_chat
 
 if TYPE_CHECKING:
     from gateway.core.call import Call

@@ -18,7 +18,8 @@ from providers._address import json_headers, origin, path_below
 from providers._aws_signature import sign
 from providers._bedrock_answer import BedrockStream, written_answer
 from providers._bedrock_request import converse_body
-from providers._chat import read_chat, refuse
+from providers._chat import refuse
+from providers._chat_reader import read_chat
 from providers._embeddings import Wanted, read_embeddings, written_embeddings
 from providers._errors import answered_error, unreadable
 from providers._usage import count

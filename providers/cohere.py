@@ -9,7 +9,7 @@ from gateway.core.headers import safe_value
 from gateway.core.upstream import Origin, UpstreamRequest
 from gateway.core.usage import Usage
 from providers._address import check_request, json_headers, origin, path_below
-from providers._chat import read_chat
+from providers._chat_reader import read_chat
 from providers._cohere_answer import CohereStream, written_answer
 from providers._cohere_request import chat_body
 from providers._cohere_rerank import rerank_body, with_documents

@@ -15,7 +15,7 @@ from gateway.endpoints._responses_seal import Sealed, seal, unseal
 from gateway.endpoints.chat_completions import ENDPOINT as CHAT
 from gateway.endpoints.responses import ENDPOINT
 from gateway.translation import as_chat
-from providers._chat import read_chat
+from providers._chat_reader import read_chat
 from providers.openai import PROVIDER
 from tests.providers.calls import a_target
 from tests.support.calls import a_call

@@ -4,19 +4,8 @@ import pytest
 
 from gateway.core.call import Demand
 from gateway.core.errors import GatewayError
-from providers._chat import (
-    Audio,
-    Chat,
-    File,
-    Format,
-    Image,
-    Text,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    read_chat,
-    tool_call_id,
-)
+from providers._chat import Audio, Chat, File, Format, Image, Text, Tool, ToolCall, ToolChoice, tool_call_id
+from providers._chat_reader import read_chat
 from tests.providers.calls import a_call
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
