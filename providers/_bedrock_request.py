@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.body import encode
 from gateway.core.errors import invalid_request
-from providers._chat import Audio, Chat, File, Image, Json, Part, Text, Tool, ToolChoice, Turn, refuse, tool_call_id
+from providers._chat import (
+    Audio,
+    Chat,
+    File,
+    Image,
+    Json,
+    Part,
+    Text,
+    Tool,
+    ToolChoice,
+    Turn,
+    refuse,
+    tool_call_id,
+    wants_audio,
+)
 
 if TYPE_CHECKING:
     from gateway.core.deployment import Target
@@ -56,7 +70,7 @@ def _refuse_what_it_cannot(chat: Chat, target: Target) -> None:
         raise refuse("n", target)
     if chat.logprobs or chat.top_logprobs:
         raise refuse("logprobs", target)
-    if "audio" in chat.others or "audio" in (chat.others.get("modalities") or ()):
+    if wants_audio(chat):
         raise refuse("modalities", target)
 
 

@@ -159,6 +159,12 @@ def refuse(member: str, target: Target, why: str = "") -> GatewayError:
     return invalid_request(said, param=member, code="unsupported_parameter")
 
 
+def wants_audio(chat: Chat) -> bool:
+    """Whether the answer is to be spoken."""
+    wanted = chat.others.get("modalities")
+    return "audio" in chat.others or (isinstance(wanted, list) and "audio" in wanted)
+
+
 def tool_call_id(identity: str, allowed: str, most: int) -> str:
     """An id of another provider's as one that `allowed` characters can write, the same one every time."""
     if 0 < len(identity) <= most and all(c.isascii() and (c.isalnum() or c in allowed) for c in identity):

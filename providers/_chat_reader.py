@@ -100,7 +100,7 @@ def _decoded(call: Call) -> Any:
 
 def _message(message: Json, at: str, system: list[Text], turns: list[Turn]) -> None:
     role = message.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise invalid_request(f"'{at}.role' must be one of {', '.join(sorted(_ROLES))}.", param=f"{at}.role")
     parts = _parts(message.get("content"), f"{at}.content")
     match role:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from providers._chat import Audio, Chat, File, Image, Part, Text, ToolChoice, Turn, refuse
+from providers._chat import Audio, Chat, File, Image, Part, Text, ToolChoice, Turn, refuse, wants_audio
 
 if TYPE_CHECKING:
     from gateway.core.call import Call
@@ -50,7 +50,7 @@ def _refuse_what_it_cannot(chat: Chat, target: Target) -> None:
         raise refuse("logprobs", target)
     if chat.has(Audio, File):
         raise refuse("messages", target, f"The model '{target.model.model_id}' reads texts and images only.")
-    if "audio" in chat.others or "audio" in (chat.others.get("modalities") or ()):
+    if wants_audio(chat):
         raise refuse("modalities", target)
 
 

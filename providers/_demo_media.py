@@ -198,7 +198,7 @@ def ranking(body: Body, identity: str, name: str) -> bytes:
     query = set((body.text("query") or "").lower().split())
     if not isinstance(documents, list) or not documents or not query:
         raise invalid_request("'documents' must be an array, and 'query' must hold a word.", param="documents")
-    texts = [item if isinstance(item, str) else str(item.get("text", item)) for item in documents]
+    texts = [str(item.get("text", item)) if isinstance(item, dict) else str(item) for item in documents]
     scores = [len(query & set(text.lower().split())) / len(query) for text in texts]
     best = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.count("top_n", least=1) or len(texts)]
     results: list[dict[str, Any]] = [{"index": index, "relevance_score": scores[index]} for index in best]

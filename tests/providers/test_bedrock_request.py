@@ -225,6 +225,11 @@ def test_what_it_cannot_do_is_a_400(members: dict[str, Any], param: str) -> None
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, "unsupported_parameter", param)
 
 
+@pytest.mark.parametrize("members", [{"modalities": 5}, {"modalities": ["text"]}, {"top_k": []}, {"thinking": 1}])
+def test_members_that_make_no_sense_are_no_defect_of_ours(members: dict[str, Any]) -> None:
+    assert told(**members)
+
+
 def test_embeddings_are_each_makers_own() -> None:
     def asked(model: str, given: Any, **members: Any) -> Any:
         call = a_call({"model": "m", "input": given, **members}, endpoint=EMBEDDINGS)

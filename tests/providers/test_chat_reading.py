@@ -116,6 +116,7 @@ def test_what_nothing_here_knows_is_kept_as_it_is() -> None:
     ("members", "param"),
     [
         ({"messages": [{"role": "wizard", "content": ""}]}, "messages[0].role"),
+        ({"messages": [{"role": {}, "content": ""}]}, "messages[0].role"),
         ({"messages": ["hello"]}, "messages[0]"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, "messages[0].content[0].type"),

@@ -153,6 +153,11 @@ def test_several_answers_are_a_400() -> None:
         told(demand=Demand(choices=2), n=2)
 
 
+@pytest.mark.parametrize("members", [{"modalities": 5}, {"modalities": ["text"]}, {"top_k": []}, {"thinking": 1}])
+def test_members_that_make_no_sense_are_no_defect_of_ours(members: dict[str, Any]) -> None:
+    assert told(**members)
+
+
 def test_embeddings_are_asked_for_as_floats() -> None:
     call = a_call(
         {"model": "m", "input": ["a", "b"], "dimensions": 256, "input_type": "search_query"}, endpoint=EMBEDDINGS
