@@ -22,6 +22,7 @@ _WELCOME = f"""AI Dock {__version__}
 OpenAI-compatible API   /v1   (chat/completions, completions, embeddings, models)
 Who am I, what is left  /v1/me
 Administration          /api/v1
+What there is to call   /docs, /api/v1/openapi.json
 Operations              /livez /readyz /metrics
 """
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
 from gateway import plugins
+from gateway.admin._document import api_document
+from gateway.admin._page import page
 from gateway.admin._routes import BASE, Ask, House, Permission, Route, not_found, routes_of, unprocessable
 from gateway.admin._routes import Scope as Sight
 from gateway.client import Client, ClientGone
@@ -28,6 +32,7 @@ logger = logging.getLogger("aidock.admin")
 
 MAX_BODY = 64 * 1024
 MAX_PARAMETERS = 20
+_SAFE = MappingProxyType({"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
 
 
 class Door:
@@ -72,11 +77,28 @@ class Door:
         return directory.recall(credential) or await directory.find(credential)
 
 
+class Document:
+    """What is the same for everybody, as an ASGI application: it knows nothing but its text."""
+
+    def __init__(self, content: bytes | str, kind: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._content = content
+        self._kind = kind
+        self._headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {"x-request-id": new_request_id(), **self._headers}
+        await Response(self._content, media_type=self._kind, headers=headers)(scope, receive, send)
+
+
 def doors(house: House) -> list[BaseRoute]:
-    """Every route of every resource. Raises `TypeError` for one that does not say who may use it."""
-    resources = plugins.modules("gateway.admin").values()
+    """Every route of every resource, and the documents about them. Raises `TypeError` for a route that does not say who
+    may use it."""
+    routes = routes_of(plugins.modules("gateway.admin").values())
+    document, address = api_document(routes, plugins.endpoints()), f"{BASE}/openapi.json"
     return [
-        StarletteRoute(BASE + route.path, Door(route, house), methods=[route.method]) for route in routes_of(resources)
+        *(StarletteRoute(BASE + route.path, Door(route, house), methods=[route.method]) for route in routes),
+        StarletteRoute(address, Document(encode(document), "application/json"), methods=["GET"]),
+        StarletteRoute("/docs", Document(page(document, address), "text/html", _SAFE), methods=["GET"]),
     ]
 
 
@@ -84,7 +106,7 @@ def check_declared(routes: Sequence[BaseRoute]) -> None:
     """Raises `TypeError` for a route below `/api` that nothing guards."""
     for route in routes:
         path = getattr(route, "path", "")
-        if path.startswith("/api") and not isinstance(getattr(route, "endpoint", None), Door):
+        if path.startswith("/api") and not isinstance(getattr(route, "endpoint", None), Door | Document):
             raise TypeError(f"the route {path} does not say who may use it")
 
 

@@ -66,14 +66,33 @@ class Ask:
 Answer = Callable[[Ask], Awaitable[Mapping[str, Any]]]
 
 
+class Input(BaseModel):
+    """What a request says, member by member; one that is not stated is refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Output(BaseModel):
+    """What an answer says, member by member, for the API document."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method and a path below `BASE`, who may use it, and what it answers."""
+    """A method and a path below `BASE`, who may use it, and what it answers.
+
+    `query` and `body` are what it reads with `read_query` and `read_json`, `answers` the shape of its answer: the API
+    document is made of them, and of the first line that `answer` says about itself.
+    """
 
     method: str
     path: str
     permission: Permission
     answer: Answer
+    query: type[Input] | None = None
+    body: type[Input] | None = None
+    answers: type[Output] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.permission, Permission):
@@ -89,12 +108,6 @@ def routes_of(resources: Iterable[ModuleType]) -> list[Route]:
                 raise TypeError(f"{resource.__name__} states a route that does not say who may use it: {route!r}")
             found.append(route)
     return found
-
-
-class Input(BaseModel):
-    """What a request says, member by member; one that is not stated is refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 M = TypeVar("M", bound=Input)
