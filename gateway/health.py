@@ -35,10 +35,11 @@ Admission = Literal["refused", "free", "trial"]
 class _Vitals:
     """What is known of one deployment. Moments are on the monotonic clock."""
 
-    __slots__ = ("barred", "failures", "latency", "on_trial", "until")
+    __slots__ = ("barred", "failures", "latency", "limited", "on_trial", "until")
 
     def __init__(self) -> None:
         self.failures = 0
+        self.limited = 0
         self.until = 0.0
         self.barred = False
         self.on_trial = False
@@ -99,21 +100,24 @@ class Health:
             vitals = self._vitals[target.deployment] = _Vitals()
         if latency is not None:
             vitals.latency = latency if not vitals.latency else vitals.latency + _NEWEST * (latency - vitals.latency)
-        vitals.failures = 0
+        vitals.failures = vitals.limited = 0
         if vitals.until and not (vitals.barred and self._clock() < vitals.until):
             vitals.until = 0.0
             vitals.barred = False
 
     def failed(self, target: Target, kind: Kind, wait: float | None = None) -> None:
-        """It did not. `wait`: its upstream said when to come again. What the caller did wrong, or asked too much of,
-        shows that it is well."""
+        """It did not. `wait`: its upstream said when to come again. Said as often in a row as failures make it rest,
+        that bars it; before, it may have been one caller's call that was too large. What the caller did wrong, or asked
+        too much of, shows that it is well."""
         cooldown = target.cooldown
         if not cooldown.failures:
             return
         if kind == "credential":
             self._rest(target, max(_CREDENTIAL_S, cooldown.seconds), barred=False)
         elif kind == "rate_limit" and wait is not None:
-            self._rest(target, min(wait, _LONGEST_BAR_S), barred=True)
+            vitals = self._vitals.setdefault(target.deployment, _Vitals())
+            vitals.limited += 1
+            self._rest(target, min(wait, _LONGEST_BAR_S), barred=vitals.limited >= cooldown.failures)
         elif kind not in _COUNTED:
             self.succeeded(target)
         else:
@@ -165,7 +169,7 @@ class Health:
         vitals = self._vitals.setdefault(target.deployment, _Vitals())
         now = self._clock()
         vitals.barred = barred or (vitals.barred and now < vitals.until)
-        vitals.until = max(vitals.until, now + seconds * (1.0 if barred else self._jitter()))
+        vitals.until = max(vitals.until, now + seconds * (1.0 if vitals.barred else self._jitter()))
 
     def _is_tried_again(self, vitals: _Vitals) -> bool:
         """Whether it had rested when it failed once more."""

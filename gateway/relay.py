@@ -130,7 +130,7 @@ class Relay:
         last: Unanswered | None = None
         call = run.call
         for target in call.targets:
-            admission = self._health.admit(target, anyway=call.anyway)
+            admission = self._health.admit(target, anyway=call.anyway or run.waits > 0)
             if admission == "refused":
                 continue
             try:

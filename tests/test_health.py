@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.deployment import Cooldown
+from gateway.core.deployment import Cooldown, Target
 from gateway.health import Health
 from gateway.routing import Kind, Standing
 from tests.support.calls import a_model, a_target
@@ -89,8 +89,25 @@ def test_a_trial_that_fails_begins_another_rest_at_once(health: Health, clock: C
     assert health.wait(TARGET) == 30.0
 
 
-def test_an_upstream_that_says_when_to_come_again_is_left_alone_until_then(health: Health, clock: Clock) -> None:
+def test_one_call_without_room_makes_others_go_elsewhere_and_bars_none(health: Health) -> None:
+    """It may have been one caller's call that was too large."""
     health.failed(TARGET, "rate_limit", 5.0)
+    assert (health.standing(TARGET), health.wait(TARGET)) == (Standing.RESTING, 5.0)
+    assert health.admit(TARGET, anyway=True) == "free"
+    health.succeeded(TARGET, 0.1)
+    assert health.standing(TARGET) is Standing.READY
+
+
+def bar(health: Health, target: Target, seconds: float) -> None:
+    """Its upstream says again and again when to come again."""
+    for _ in range(3):
+        health.failed(target, "rate_limit", seconds)
+
+
+def test_an_upstream_that_keeps_saying_when_to_come_again_is_left_alone_until_then(
+    health: Health, clock: Clock
+) -> None:
+    bar(health, TARGET, 5.0)
     assert health.standing(TARGET) is Standing.BARRED
     assert health.admit(TARGET, anyway=True) == "refused"
     health.succeeded(TARGET, 0.1)
@@ -104,7 +121,7 @@ def test_an_upstream_that_says_when_to_come_again_is_left_alone_until_then(healt
 
 
 def test_no_word_of_an_upstreams_bars_it_for_longer_than_minutes(health: Health) -> None:
-    health.failed(TARGET, "rate_limit", 7 * 86_400)
+    bar(health, TARGET, 7 * 86_400)
     assert health.wait(TARGET) == 300.0
 
 
@@ -155,7 +172,7 @@ def test_a_check_that_works_ends_a_rest_but_no_bar_and_those_that_fail_begin_one
     health.checked(TARGET, well=True)
     assert health.standing(TARGET) is Standing.TRIAL, "the next call is the proof"
     barred = a_target(upstream="barred")
-    health.failed(barred, "rate_limit", 9.0)
+    bar(health, barred, 9.0)
     health.checked(barred, well=True)
     assert health.standing(barred) is Standing.BARRED
 
