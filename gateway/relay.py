@@ -196,6 +196,8 @@ class Relay:
             return False
         run.waits += 1
         await run.pause(wait * random.uniform(*_LATE))  # noqa: S311  jitter
+        if run.left:
+            raise ClientLeft
         return True
 
     async def _fail(self, run: Run, client: Client, error: GatewayError, told: GatewayError) -> None:
