@@ -85,11 +85,6 @@ class Gemini:
         below = path_below(_base_url(target), path.lstrip("/") if path else quote(_resource(target), safe="/:@.-_~"))
         return UpstreamRequest(b"GET", plan.origin, below, list(plan.headers), b"", target.deadlines)
 
-    def check(self, target: Target, path: str | None) -> UpstreamRequest:
-        plan = _plan_for("generateContent", target)
-        below = path_below(_base_url(target), path.lstrip("/") if path else quote(_resource(target), safe="/:@.-_~"))
-        return UpstreamRequest(b"GET", plan.origin, below, list(plan.headers), b"", target.deadlines)
-
     async def authorize(self, request: UpstreamRequest, target: Target, transport: Transport) -> None:
         account = target.upstream.credential
         if isinstance(account, ServiceAccount):
