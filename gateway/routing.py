@@ -110,7 +110,7 @@ def fallbacks(route: Route, reason: Reason) -> Sequence[Target]:
 class Course:
     """One call's way through a route. Every model comes once; its deployments come together."""
 
-    __slots__ = ("_draw", "_now", "_route", "_shared", "_tried", "_view")
+    __slots__ = ("_anyway", "_draw", "_now", "_route", "_shared", "_tried", "_view")
 
     def __init__(self, route: Route, view: View, draw: float, now: float) -> None:
         self._route = route
@@ -119,6 +119,7 @@ class Course:
         self._now = now
         self._shared: Sequence[Target] | None = None
         self._tried: list[Model] = []
+        self._anyway = False
 
     def first(self) -> Leg:
         """Where the call begins: with a target that is well, else with a fallback that is, else with one that should
@@ -137,17 +138,19 @@ class Course:
             return usual
         for anyway in (False, True):
             for leg in (*self._own(anyway=anyway), *self._spare("error", anyway=anyway)):
+                self._anyway = anyway
                 return self._taken(leg)
         wait = min((view.wait(target) for target in route.every_target), default=0.0)
         return Leg(route, route.name, (), wait=wait)
 
     def after(self, failed: Failure) -> Leg | None:
-        """Where the call goes after a failure, None where nowhere."""
+        """Where the call goes after a failure, None where nowhere. One that had to begin with what should rest goes on
+        so."""
         reason = "quota" if failed == "quota" else REASON_OF.get(failed)
         if reason is None or len(self._route.every_target) == 1 or len(self._tried) >= MOST_LEGS:
             return None
-        own = () if reason in ("quota", "context_window", "content_policy") else self._own(anyway=False)
-        for leg in (*own, *self._spare(reason, anyway=False)):
+        own = () if reason in ("quota", "context_window", "content_policy") else self._own(anyway=self._anyway)
+        for leg in (*own, *self._spare(reason, anyway=self._anyway)):
             if leg.targets[0].model not in self._tried:
                 return self._taken(leg)
         return None

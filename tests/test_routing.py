@@ -183,6 +183,8 @@ def test_what_rests_is_passed_over_and_taken_where_nothing_else_is_left() -> Non
     everything = View(dict.fromkeys(("a", "b", "any"), Standing.RESTING))
     leg = Course(ROUTE, everything, 0.0, NOW).first()
     assert (names(leg.targets), leg.reason, leg.anyway) == (["a"], None, True)
+    course = Course(ROUTE, everything, 0.0, NOW)
+    assert walk(course, "server_error", "server_error", "server_error") == ["m", "m", "any"], "each may do better"
 
 
 def test_what_its_upstream_has_barred_is_not_taken_at_all() -> None:
@@ -232,7 +234,7 @@ def test_no_course_comes_to_a_model_twice_or_to_what_must_not_be_tried(
     for failed in failures:
         following = course.after(failed)
         if following is not None:
-            assert not following.anyway
+            assert following.anyway == leg.anyway
             allowed: Reason | None = "quota" if failed == "quota" else REASON_OF[failed]
             assert following.reason in (None, allowed)
             seen.append(following)
