@@ -11,6 +11,9 @@ import re2
 IN_A_THREAD = 256 * 1024
 """A longer body is searched in a thread, so that other calls need not wait for it."""
 
+_SPACE = r"[\s\x{A0}\x{1680}\x{2000}-\x{200D}\x{2028}\x{2029}\x{202F}\x{205F}\x{2060}\x{3000}\x{FEFF}]+"
+"""What people see as a gap between two words, or do not see at all."""
+
 _MOST_PATTERN = 20_000
 _MOST_HELD = 16
 """How many times its reach a filter holds back for a match that does not end."""
@@ -75,7 +78,7 @@ class Matcher:
 
 
 def words(listed: Iterable[str]) -> str:
-    """A pattern for any of some words or phrases, whole and in any case."""
+    """A pattern for any of some words or phrases, whole, in any case, and with any white space between words."""
     return r"(?i:" + "|".join(_word(word) for word in listed) + ")"
 
 
@@ -83,7 +86,7 @@ def _word(word: str) -> str:
     """With edges where the word itself has letters or digits; ASCII ones, as the search knows no others."""
     before = r"\b" if word[:1].isascii() and word[:1].isalnum() else ""
     after = r"\b" if word[-1:].isascii() and word[-1:].isalnum() else ""
-    return before + str(re2.escape(word)) + after
+    return before + _SPACE.join(str(re2.escape(part)) for part in word.split()) + after
 
 
 class MatchFilter:

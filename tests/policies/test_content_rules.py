@@ -47,9 +47,41 @@ async def test_a_long_prompt_is_searched_too() -> None:
     assert b"B-1234" not in call.body.raw
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"messages": [{"role": "user", "name": "B-1234", "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "B-1234"}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "document", "source": {"type": "text", "data": "B-1234"}}]}
+            ]
+        },
+        {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": {"name": ["B-1234"]}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": '{"url":"B\\u002d1234"}'}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "B-1234 {"}}]}]},
+        {"input": [{"type": "function_call_output", "output": "B-1234"}]},
+        {"input": "B-1234"},
+        {"tools": [{"type": "function", "function": {"description": "B-1234"}}]},
+        {"tools": [{"type": "function", "function": {"parameters": {"properties": {"a": {"enum": ["B-1234"]}}}}}]},
+        {"prediction": {"type": "content", "content": "B-1234"}},
+        {"documents": [{"data": {"title": "B-1234"}}]},
+        {"system": "B-1234"},
+        {"metadata": {"a": "B-1234"}},
+    ],
+)
+async def test_a_text_is_found_wherever_a_request_can_hold_it(members: dict[str, Any]) -> None:
+    call = a_call(encode({"model": "m", "messages": [{"role": "user", "content": "x"}], **members}))
+    await rules(BADGE).inspect(call)
+    assert b"[badge]" in call.body.raw
+    assert b"1234" not in call.body.raw
+
+
 async def test_what_only_names_or_encodes_is_left_alone() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,B-1234"}}
-    call = a_call({"model": "m", "messages": [{"role": "user", "name": "B-1234", "content": [part]}]})
+    tool = {"type": "function", "id": "B-1234", "function": {"name": "B-1234", "arguments": "{}"}}
+    messages = [{"role": "user", "content": [part]}, {"role": "assistant", "tool_calls": [tool]}]
+    call = a_call({"model": "B-1234", "messages": messages})
     body = call.body
     await rules(BADGE).inspect(call)
     assert call.body is body

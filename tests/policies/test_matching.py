@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gateway.core.errors import GatewayError, invalid_request
 from policies._matching import Found, Matcher, MatchFilter, words
 
-COLOURS = Matcher({"red": words(["red", "dark red"]), "number": r"[0-9]{3}-[0-9]{3}"})
+COLOURS = Matcher({"red": words(["dark red", "red"]), "number": r"[0-9]{3}-[0-9]{3}"})
 
 
 def shown(found: Found) -> str:
@@ -21,6 +21,11 @@ def filtered(*pieces: str, reach: int = 12) -> str:
 
 def test_words_match_whole_and_in_any_case() -> None:
     assert COLOURS.replaced("Red, reddish, RED and dark red", shown) == "<red>, reddish, <red> and <red>"
+
+
+@pytest.mark.parametrize("gap", [" ", "  ", "\n", "\u00a0", "\u2009", "\u200b "])
+def test_any_gap_between_two_words_is_one(gap: str) -> None:
+    assert COLOURS.replaced(f"dark{gap}red!", shown) == "<red>!"
 
 
 def test_a_text_without_a_match_is_the_same_object() -> None:
