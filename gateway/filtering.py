@@ -7,7 +7,7 @@ reads them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gateway.core import sse
@@ -111,15 +111,15 @@ class FilteredStream:
         holder = delta if isinstance(delta, dict) else choice
         _forget_copies(choice, holder)
         held_back = False
-        for name in TEXTS:
-            text = holder.get(name)
+        for place, name, of in _places(holder):
+            text = place[name]
             if isinstance(text, str) and text:
-                holder[name] = self._filter(index, name).feed(text)
-                held_back = held_back or not holder[name]
+                place[name] = self._filter(index, of).feed(text)
+                held_back = held_back or not place[name]
         if finish is not None:
-            for (of, name), filtered in self._texts.items():
-                if of == index:
-                    holder[name] = (holder.get(name) or "") + filtered.finish()
+            for (number, name), filtered in self._texts.items():
+                if number == index:
+                    _append(holder, name, filtered.finish())
             return True
         if not held_back:
             return True
@@ -161,9 +161,37 @@ class _Filtered:
 
 
 def _forget_copies(choice: dict[str, Any], holder: dict[str, Any]) -> None:
-    """Log probabilities and signed thoughts spell out again what was filtered, and cannot be changed."""
+    """Log probabilities, signed thoughts and titles of what is cited spell out again what was filtered."""
     choice["logprobs"] = None
-    holder.pop("thinking_blocks", None)
+    for name in ("thinking_blocks", "reasoning_details", "annotations"):
+        holder.pop(name, None)
+
+
+def _places(holder: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Where the texts of a delta, a message or a choice are: what holds each, under which name there, and which of the
+    choice's texts it is a piece of."""
+    for name in TEXTS:
+        value = holder.get(name)
+        if isinstance(value, str):
+            yield holder, name, name
+        elif isinstance(value, list):
+            yield from ((part, "text", name) for part in value if isinstance(part, dict) and "text" in part)
+    spoken = holder.get("audio")
+    if isinstance(spoken, dict) and "transcript" in spoken:
+        yield spoken, "transcript", "transcript"
+
+
+def _append(holder: dict[str, Any], name: str, text: str) -> None:
+    """Add the rest of a text to an event, in whatever shape the event has it."""
+    value = holder.get(name)
+    if not text:
+        return
+    if name == "transcript":
+        holder["audio"] = {"transcript": text}
+    elif isinstance(value, list):
+        value.append({"type": "text", "text": text})
+    else:
+        holder[name] = (value or "") + text
 
 
 def _choices(document: object) -> list[dict[str, Any]]:
@@ -177,11 +205,11 @@ def _filter_whole(choice: dict[str, Any], filters: Sequence[Make]) -> None:
     holder = message if isinstance(message, dict) else choice
     _forget_copies(choice, holder)
     try:
-        for name in TEXTS:
-            text = holder.get(name)
+        for place, name, _ in _places(holder):
+            text = place[name]
             if isinstance(text, str) and text:
                 filtered = _Filtered(filters)
-                holder[name] = filtered.feed(text) + filtered.finish()
+                place[name] = filtered.feed(text) + filtered.finish()
     except GatewayError as error:
         choice["finish_reason"] = "content_filter"
         if holder is choice:

@@ -15,8 +15,8 @@ _SPACE = r"[\s\x{A0}\x{1680}\x{2000}-\x{200D}\x{2028}\x{2029}\x{202F}\x{205F}\x{
 """What people see as a gap between two words, or do not see at all."""
 
 _MOST_PATTERN = 20_000
-_MOST_HELD = 16
-"""How many times its reach a filter holds back for a match that does not end."""
+_MOST_HELD = 16_384
+"""Characters that a filter holds back for a match that does not end."""
 
 
 class Found(NamedTuple):
@@ -105,7 +105,7 @@ class MatchFilter:
 
     def feed(self, text: str) -> str:
         self._held += text
-        return self._let_go(len(self._held) > _MOST_HELD * self._reach)
+        return self._let_go(len(self._held) > max(_MOST_HELD, 2 * self._reach))
 
     def finish(self) -> str:
         return self._let_go(True)

@@ -24,7 +24,7 @@ ENTITIES: Mapping[str, str] = {
         r"|\bglpat-[0-9A-Za-z_-]{20,}"
         r"|\bxox[abeoprs]-[0-9A-Za-z-]{10,}"
         r"|\b(?:sk|pk|rk|gsk|xai|hf)[-_][0-9A-Za-z_-]{16,}"
-        r"|\beyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}"
+        r"|\beyJ[0-9A-Za-z_-]{8,}(?:(?:\.[0-9A-Za-z_-]{8,}){2}|(?:\.[0-9A-Za-z_-]*){0,2}\z)"
     ),
     "email": r"\b[0-9A-Za-z._%+-]{1,64}@(?:[0-9A-Za-z-]{1,63}\.){1,8}[A-Za-z]{2,24}\b",
     "iban": r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}\b",
@@ -33,11 +33,12 @@ ENTITIES: Mapping[str, str] = {
     "phone": r"\+[0-9](?:[ ().-]{0,2}[0-9]){6,14}\b|\(?\b[0-9]{3}\)?[ .-][0-9]{3}[ .-][0-9]{4}\b",
     "ip_address": r"\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}\b",
 }
-"""What can be taken out, in the order that decides where two could be meant."""
+"""What can be taken out, in the order that decides where two could be meant. What may be longer than a stream's reach
+ends with the text too (`\\z`): so it is held back until it has ended."""
 
 _USUAL = [name for name in ENTITIES if name != "ip_address"]
 _REACH = 120
-"""Characters of a stream that are held back; nothing but a private key is longer, and those are held as they come."""
+"""Characters of a stream that are held back; what may be longer is held as it comes."""
 
 
 class Masking:

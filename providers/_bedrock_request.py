@@ -230,7 +230,7 @@ def _thinking(chat: Chat, target: Target) -> dict[str, Any]:
 
 def _extras(chat: Chat, target: Target, *, claude: bool) -> dict[str, Any]:
     """What goes to the model past Converse."""
-    extras = dict(chat.others.get("additionalModelRequestFields") or {})
+    extras = dict(_own_fields(chat))
     if claude:
         for name in ("thinking", "top_k", "anthropic_beta"):
             if name in chat.others:
@@ -240,3 +240,11 @@ def _extras(chat: Chat, target: Target, *, claude: bool) -> dict[str, Any]:
     elif chat.reasoning_effort and target.upstream_model.startswith("openai."):
         extras["reasoning_effort"] = chat.reasoning_effort
     return extras
+
+
+def _own_fields(chat: Chat) -> Json:
+    fields = chat.others.get("additionalModelRequestFields") or {}
+    if not isinstance(fields, dict):
+        at = "additionalModelRequestFields"
+        raise invalid_request(f"'{at}' must be an object.", param=at)
+    return fields

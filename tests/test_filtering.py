@@ -100,6 +100,19 @@ def test_tool_calls_and_usage_pass() -> None:
     assert stream.usage is not None
 
 
+def test_texts_in_parts_and_transcripts_are_filtered() -> None:
+    parts = [{"type": "text", "text": "a secret"}, {"type": "text", "text": " here"}]
+    copies = {"reasoning_details": [{"text": "secret"}], "annotations": [{"url_citation": {"title": "secret"}}]}
+    delta = {"content": parts, "audio": {"transcript": "a secret too"}, **copies}
+    chunk = sse.event(encode({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}))
+    end = sse.event(encode({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+    told, _ = filtered(chunk + end)
+    assert b"secret" not in told
+    assert told.count(b"******") == 2
+    whole = encode({"choices": [{"index": 0, "message": delta, "finish_reason": "stop"}]})
+    assert b"secret" not in FilteredAnswer(PROVIDER.answer(a_call(), a_target(), whole), [a_filter]).body
+
+
 def test_signed_thoughts_do_not_tell_what_was_filtered() -> None:
     block = {"type": "thinking", "thinking": "secret", "signature": "s"}
     delta = {"content": "secret", "thinking_blocks": [block]}

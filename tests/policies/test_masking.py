@@ -65,9 +65,19 @@ def test_a_private_key_is_held_as_long_as_it_goes_on() -> None:
     make = create({}).filters(a_call())
     assert make is not None
     each = make()
-    key = "-----BEGIN PRIVATE KEY-----\n" + "MIIEvQIBADANBgkqhkiG9w0BAQEF\n" * 40 + "-----END PRIVATE KEY-----"
+    key = "-----BEGIN PRIVATE KEY-----\n" + "MIIEvQIBADANBgkqhkiG9w0BAQEF\n" * 200 + "-----END PRIVATE KEY-----"
     told = "".join(each.feed(key[i : i + 20]) for i in range(0, len(key), 20)) + each.feed(" done") + each.finish()
     assert told == "[SECRET] done"
+
+
+def test_a_token_is_held_until_it_has_ended() -> None:
+    make = create({}).filters(a_call())
+    assert make is not None
+    each = make()
+    token = ".".join(("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", "x" * 400, "y" * 43))
+    text = f"It is {token}, and eyJ is no token."
+    told = "".join(each.feed(text[i : i + 7]) for i in range(0, len(text), 7)) + each.finish()
+    assert told == "It is [SECRET], and eyJ is no token."
 
 
 def test_answers_stay_where_only_prompts_are_masked() -> None:

@@ -230,6 +230,11 @@ def test_members_that_make_no_sense_are_no_defect_of_ours(members: dict[str, Any
     assert told(**members)
 
 
+def test_fields_for_the_model_must_be_an_object() -> None:
+    with pytest.raises(GatewayError, match="must be an object"):
+        told(additionalModelRequestFields=[1])
+
+
 def test_embeddings_are_each_makers_own() -> None:
     def asked(model: str, given: Any, **members: Any) -> Any:
         call = a_call({"model": "m", "input": given, **members}, endpoint=EMBEDDINGS)
