@@ -118,7 +118,7 @@ class Attempts:
         elif call.streamed:
             stream = provider.stream(call, target)
             if applies(call):
-                stream = FilteredStream(stream, call.filters)
+                stream = FilteredStream(stream, call)
             if translation is not None:
                 stream = TranslatedStream(stream, translation.stream(run.call))
             await self._pump(run, client, exchange, stream)

@@ -48,10 +48,11 @@ class FilteredStream:
     """A `Stream`, filtered. An answer that a filter ends is complete: the upstream is let go and charged for what it
     wrote."""
 
-    def __init__(self, stream: Stream, filters: Sequence[Make]) -> None:
+    def __init__(self, stream: Stream, call: Call) -> None:
         self._stream = stream
-        self._filters = filters
+        self._call = call
         self._texts: dict[tuple[int, str], _Filtered] = {}
+        self._finished: set[int] = set()
         self._ended = False
         self.produced = stream.produced
 
@@ -97,7 +98,7 @@ class FilteredStream:
             try:
                 told = self._choice(choice)
             except GatewayError:
-                return self._cut(document, choice)
+                return self._cut(document)
             if told:
                 kept.append(choice)
         document["choices"] = kept
@@ -117,6 +118,7 @@ class FilteredStream:
                 place[name] = self._filter(index, of).feed(text)
                 held_back = held_back or not place[name]
         if finish is not None:
+            self._finished.add(index)
             for (number, name), filtered in self._texts.items():
                 if number == index:
                     _append(holder, name, filtered.finish())
@@ -128,18 +130,28 @@ class FilteredStream:
     def _filter(self, index: int, name: str) -> _Filtered:
         filtered = self._texts.get((index, name))
         if filtered is None:
-            filtered = self._texts[index, name] = _Filtered(self._filters)
+            filtered = self._texts[index, name] = _Filtered(self._call.filters)
         return filtered
 
-    def _cut(self, document: dict[str, Any], choice: dict[str, Any]) -> bytes:
-        """A filter has ended the answer: say so as content filters do."""
+    def _cut(self, document: dict[str, Any]) -> bytes:
+        """A filter has ended the answer, all choices of it: say so as content filters do, and what is charged."""
         self._ended = True
-        emptied: dict[str, Any] = {"delta": {}} if "delta" in choice else {"text": ""}
-        document.pop("usage", None)
-        document["choices"] = [
-            {"index": choice.get("index") or 0, **emptied, "logprobs": None, "finish_reason": "content_filter"}
+        head = {name: value for name, value in document.items() if name not in ("choices", "usage")}
+        emptied: dict[str, Any] = {"delta": {}} if self._call.endpoint.operation == "chat/completions" else {"text": ""}
+        ended = [
+            {"index": index, **emptied, "logprobs": None, "finish_reason": "content_filter"}
+            for index in range(self._call.demand.choices)
+            if index not in self._finished
         ]
-        return sse.event(encode(document)) + _DONE
+        told = sse.event(encode({**head, "choices": ended}))
+        if self._call.wants_usage:
+            told += sse.event(encode({**head, "choices": [], "usage": self._estimated()}))
+        return told + _DONE
+
+    def _estimated(self) -> dict[str, int]:
+        """As the books have it: the upstream is let go before it tells."""
+        prompt, completion = self._call.demand.likely_prompt, self._stream.produced()
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 class _Filtered:

@@ -53,9 +53,14 @@ def converse_body(chat: Chat, target: Target) -> dict[str, Any]:
     _refuse_what_it_cannot(chat, target)
     claude = "claude" in target.upstream_model
     thinking = _thinking(chat, target) if claude else {}
+    system, messages = list(_texts(chat.system)), _messages(chat, target)
+    if not messages:  # somebody has to speak
+        system, messages = [], [{"role": "user", "content": system or [{"text": "."}]}]
+    elif messages[0]["role"] != "user":
+        messages.insert(0, {"role": "user", "content": [{"text": "."}]})
     body: dict[str, Any] = {
-        "system": list(_texts(chat.system)),
-        "messages": _messages(chat, target),
+        "system": system,
+        "messages": messages,
         "inferenceConfig": _inference(chat, thinks="thinking" in thinking),
         "toolConfig": _tool_config(chat),
         "outputConfig": _output(chat, thinking.pop("effort", None), target),

@@ -68,11 +68,13 @@ def read_chat(call: Call) -> Chat:
         _message(_object(message, f"messages[{index}]"), f"messages[{index}]", system, turns)
     _name_results(turns)
     demand = call.demand
+    tools, tool_choice = _tools(members), _tool_choice(members)
+    _check_choice(tool_choice, tools)
     return Chat(
         system=system,
         turns=turns,
-        tools=_tools(members),
-        tool_choice=_tool_choice(members),
+        tools=tools,
+        tool_choice=tool_choice,
         parallel_tool_calls=_flag(members, "parallel_tool_calls"),
         max_tokens=demand.output_cap,
         stop=_stop(members.get("stop")),
@@ -291,6 +293,18 @@ def _tool_choice(members: Json) -> ToolChoice | None:
     raise invalid_request(
         "'tool_choice' must be auto, none, required, a function by its name, or allowed_tools.", param="tool_choice"
     )
+
+
+def _check_choice(choice: ToolChoice | None, tools: list[Tool]) -> None:
+    """Raises 400 for a choice that the tools do not leave."""
+    if choice is None or choice.mode == "none":
+        return
+    if not tools and (choice.mode != "auto" or choice.allowed):
+        raise invalid_request("'tool_choice' wants a tool, but there are no 'tools'.", param="tool_choice")
+    names = {tool.name for tool in tools}
+    missing = next((name for name in (*choice.allowed, choice.name) if name and name not in names), None)
+    if missing is not None:
+        raise invalid_request(f"'tool_choice' names '{missing[:100]}', which is not in 'tools'.", param="tool_choice")
 
 
 def _allowed(tools: Iterable[object]) -> Iterable[str]:

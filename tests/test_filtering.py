@@ -29,7 +29,9 @@ def a_filter() -> TextFilter:
 
 
 def filtered(block: bytes, cut: int | None = None) -> tuple[bytes, FilteredStream]:
-    stream = FilteredStream(PROVIDER.stream(a_call(STREAMED), a_target()), [a_filter])
+    call = a_call(STREAMED)
+    call.filters = (a_filter,)
+    stream = FilteredStream(PROVIDER.stream(call, a_target()), call)
     pieces = [block] if cut is None else [block[:cut], block[cut:]]
     return b"".join(map(stream.feed, pieces)), stream
 
@@ -71,6 +73,16 @@ def test_an_answer_that_a_filter_ends_says_content_filter_and_is_over() -> None:
     assert stream.complete
     assert stream.feed(event("more")) == b""
     assert stream.produced() > 0
+
+
+def test_all_choices_end_and_the_estimated_usage_is_told_to_who_asked() -> None:
+    call = a_call({**STREAMED, "n": 3, "stream_options": {"include_usage": True}})
+    call.filters, call.wants_usage = (a_filter,), True
+    stream = FilteredStream(PROVIDER.stream(call, a_target()), call)
+    end = sse.event(encode({"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]}))
+    told = chunks(stream.feed(end + event("This is forbidden, and more of it follows")))
+    assert [[c["index"] for c in chunk["choices"]] for chunk in told] == [[1], [0, 2], []]
+    assert told[-1]["usage"]["completion_tokens"] == stream.produced() > 0
 
 
 def test_choices_and_kinds_of_text_do_not_mix() -> None:

@@ -19,6 +19,11 @@ _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
 _ENCODER = msgspec.json.Encoder()
 
+_HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+).search
+"""Such as programs write that cut a text in the middle of an emoji."""
+
 encode = _ENCODER.encode
 """Any JSON-able value as compact UTF-8 JSON."""
 
@@ -52,7 +57,8 @@ class Body:
                 raw.decode()  # skipped members are not checked by the decoder
             self.members: dict[str, msgspec.Raw] = _MEMBERS.decode(raw)
         except DecodeError as error:
-            raise invalid_request(f"The request body is not a JSON object: {_reason(error)}.") from error
+            reason = "it holds half of a surrogate pair" if _HALF_PAIR(raw) else _reason(error)
+            raise invalid_request(f"The request body is not a JSON object: {reason}.") from error
         if len(self.members) > MOST_MEMBERS:
             raise invalid_request(f"The request body has more than {MOST_MEMBERS} members.")
         twice = self._told_twice()

@@ -95,6 +95,19 @@ class StorageSettings(Section):
         return self.database or f"sqlite:///{self.data}/aidock.db"
 
 
+Operation = Literal[
+    "audio/speech",
+    "audio/transcriptions",
+    "audio/translations",
+    "images/generations",
+    "messages",
+    "messages/count_tokens",
+    "moderations",
+    "rerank",
+    "responses",
+]
+
+
 class TlsSettings(Section):
     """How a provider is met over TLS."""
 
@@ -125,7 +138,7 @@ class Quirks(Section):
     """Request members the upstream knows by another name."""
     developer_role: Literal["keep", "system"] | None = None
     """system: the upstream does not know the role developer."""
-    operations: tuple[Name, ...] | None = None
+    operations: tuple[Operation, ...] | None = None
     """What it serves besides chat/completions, completions and embeddings, such as responses."""
     understands: tuple[Name, ...] | None = None
     """Of calls in other dialects: cache_control, reasoning_content, reasoning_effort, thinking_blocks, top_k."""

@@ -15,11 +15,15 @@ from gateway.settings.credentials import credential
 from gateway.settings.findings import Findings
 from gateway.settings.problems import KeyPath, nearest
 from gateway.settings.resilience import Patience
-from gateway.settings.schema import AwsSettings, ProviderSettings, Quirks, TlsSettings, VendorRow
+from gateway.settings.schema import AwsSettings, EntraSettings, ProviderSettings, Quirks, TlsSettings, VendorRow
 from gateway.settings.tables import Vendors
 
 _OPERATIONS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/messages", "/models")
 _AZURE_V1 = "/openai/v1"
+_USERS = {"aws": ("bedrock",), "entra": ("openai", "mistral"), "service_account": ("gemini", "openai", "mistral")}
+"""The dialects that use each kind of credential."""
+_OURS = frozenset({"openai", "anthropic", "gemini", "bedrock", "cohere", "mistral", "ollama", "demo"})
+"""Others may use what they like."""
 _REGION = "{region}"
 """Stands in a vendor's address where each region has its own."""
 
@@ -44,6 +48,7 @@ class UpstreamBuilder:
                 + ", ".join(sorted(self._known_dialects)),
                 nearest(dialect, self._known_dialects),
             )
+        self._check_auth(provider, dialect, path)
         base_url = self._base_url(provider, row, path)
         if base_url is None:
             return None
@@ -113,6 +118,20 @@ class UpstreamBuilder:
             self._findings.refuse(where, fault)
             return None
         return url.rstrip("/")
+
+    def _check_auth(self, provider: ProviderSettings, dialect: str, path: KeyPath) -> None:
+        """A credential that our own dialects would not use leaves calls without any."""
+        auth = provider.auth
+        if auth is None:
+            return
+        users = _USERS[auth.kind]
+        if dialect in _OURS and dialect not in users:
+            said = f"is for the dialect {' or '.join(users)}, and this provider's is {dialect}"
+            self._findings.refuse((*path, "auth", "kind"), said)
+        if provider.api_key is not None or provider.api_key_env_var is not None or provider.api_keys:
+            self._findings.refuse((*path, "auth"), "there is a key too; keep one of them")
+        if isinstance(auth, EntraSettings) and _url_fault(auth.authority):
+            self._findings.refuse((*path, "auth", "authority"), _url_fault(auth.authority) or "")
 
     def _region(self, provider: ProviderSettings) -> str | None:
         """Where an address that depends on a region leads."""

@@ -81,6 +81,18 @@ def test_turns_alternate_and_results_come_first() -> None:
     ]
 
 
+def test_a_conversation_begins_with_a_user_who_says_something() -> None:
+    assert told([{"role": "system", "content": "Be brief."}]) == {
+        "messages": [{"role": "user", "content": [{"text": "Be brief."}]}]
+    }
+    assert told([{"role": "user", "content": ""}])["messages"][0]["content"] == [{"text": "."}]
+    assert [m["role"] for m in told([{"role": "assistant", "content": "Hi"}, *HI])["messages"]] == [
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
 def test_images_documents_and_audio_go_inline() -> None:
     parts = [
         {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,QUJD"}},

@@ -92,7 +92,8 @@ def test_tools_and_functions_are_the_same_thing() -> None:
     ],
 )
 def test_every_tool_choice_is_read(choice: object, means: ToolChoice) -> None:
-    assert read(tool_choice=choice).tool_choice == means
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert read(tools=tools, tool_choice=choice).tool_choice == means
 
 
 def test_the_cap_in_force_is_the_lowest() -> None:
@@ -129,6 +130,8 @@ def test_what_nothing_here_knows_is_kept_as_it_is() -> None:
             "messages[0].content",
         ),
         ({"tool_choice": "perhaps"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"function": {"name": "f"}}, "tools": [{"function": {"name": "g"}}]}, "tool_choice"),
         ({"tools": [{"type": "custom"}]}, "tools[0].type"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"stop": [1]}, "stop"),

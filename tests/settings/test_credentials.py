@@ -9,10 +9,12 @@ from gateway.settings.problems import ConfigError
 from tests.settings.configs import compiled, write
 
 MODEL = "models: [{model_id: m, provider: p}]\n"
+DIALECTS = {"aws": "bedrock", "entra": "openai", "service_account": "gemini"}
 
 
 def _upstream(tmp_path: Path, auth: str, environ: dict[str, str] | None = None):
-    text = MODEL + f"providers: {{p: {{base_url: https://llm.example.com/v1, auth: {auth}}}}}\n"
+    dialect = next((it for kind, it in DIALECTS.items() if kind in auth), "openai")
+    text = MODEL + f"providers: {{p: {{dialect: {dialect}, base_url: https://llm.example.com/v1, auth: {auth}}}}}\n"
     return compiled(write(tmp_path, text), environ or {}).upstreams["p"]
 
 
@@ -49,3 +51,26 @@ def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path, content: str | 
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="kind"):
         _upstream(tmp_path, "{kind: kerberos}")
+
+
+@pytest.mark.parametrize(
+    ("provider", "says"),
+    [
+        (
+            "dialect: openai, auth: {kind: aws, region: r, access_key_id: a, secret_access_key: s}",
+            "is for the dialect bedrock",
+        ),
+        ("dialect: anthropic, auth: {kind: entra, tenant_id: t, client_id: c, client_secret: s}", "openai or mistral"),
+        ("api_key: k, auth: {kind: entra, tenant_id: t, client_id: c, client_secret: s}", "there is a key too"),
+        ("auth: {kind: entra, tenant_id: t, client_id: c, client_secret: s, authority: 'ftp://x'}", "must be a URL"),
+    ],
+)
+def test_a_credential_that_would_not_be_used_is_refused(tmp_path: Path, provider: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        compiled(write(tmp_path, MODEL + f"providers: {{p: {{base_url: https://llm.example.com/v1, {provider}}}}}\n"))
+
+
+def test_an_operation_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    text = MODEL + "providers: {p: {base_url: https://llm.example.com/v1, quirks: {operations: [image/generations]}}}\n"
+    with pytest.raises(ConfigError, match="operations"):
+        compiled(write(tmp_path, text))
