@@ -75,13 +75,17 @@ def demand(call: Call) -> Demand:
 
 
 def _add_units(made: Demand, measure: Measure, call: Call) -> None:
-    """Tokens are reckoned with unless the call is known to be sold by the unit alone."""
+    """Tokens are reckoned with unless the call is known to be sold by the unit alone, and nobody counts its tokens."""
     made.unit = measure.unit
     made.expect_units(measure.most, measure.likely)
-    if not all(price.sells_only(measure.unit) for price in _prices(call)):
+    if _counts_tokens(call) or not all(price.sells_only(measure.unit) for price in _prices(call)):
         made.prompt_tokens += measure.prompt
         made.likely_prompt += measure.prompt * measure.likely // measure.most if measure.most else 0
         made.expected_output = min(measure.output, _most_written(measure, call))
+
+
+def _counts_tokens(call: Call) -> bool:
+    return any(limit.metric == "tokens" and limit.action == "deny" for limit in (*call.limits.rate, *call.limits.quota))
 
 
 def _most_written(measure: Measure, call: Call) -> int:

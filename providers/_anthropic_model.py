@@ -129,3 +129,12 @@ def _without(able: Abilities) -> dict[str, Any]:
     if able.off is None:
         return {"output_config": {"effort": "low"}}
     return {"thinking": {"type": able.off}} if able.off else {}
+
+
+def within(cap: int, thinking: object) -> dict[str, Any]:
+    """What becomes of a client's own `thinking`: its budget must be below the cap; where the least is not, there is no
+    room to think, and the member is None. Nothing where it can stay."""
+    match thinking:
+        case {"budget_tokens": int(budget)} if budget >= cap and isinstance(thinking, dict):
+            return {"thinking": {**thinking, "budget_tokens": cap - 1} if cap > LEAST_BUDGET else None}
+    return {}

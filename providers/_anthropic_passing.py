@@ -11,7 +11,7 @@ from gateway.core.body import DecodeError, decode, encode, raw_members
 from gateway.core.dialect import ANTHROPIC
 from gateway.core.usage import Usage
 from providers._anthropic_errors import is_error, told_error
-from providers._anthropic_model import LEAST_BUDGET
+from providers._anthropic_model import within
 from providers._anthropic_usage import Counted, read_usage
 from providers._errors import unreadable
 from providers._passing import TAIL, PassedStream
@@ -39,16 +39,8 @@ def passed_body(call: Call, target: Target) -> bytes:
     cap = call.demand.cap_to_write
     if cap is not None and call.endpoint.caps:
         changes["max_tokens"] = cap
-        changes |= _within(cap, body.value("thinking"))
+        changes |= within(cap, body.value("thinking"))
     return body.with_members(changes) if changes else body.raw
-
-
-def _within(cap: int, thinking: object) -> dict[str, Any]:
-    """A budget of thinking must be below the cap; where the least is not, there is no room to think."""
-    match thinking:
-        case {"budget_tokens": int(budget)} if budget >= cap and isinstance(thinking, dict):
-            return {"thinking": {**thinking, "budget_tokens": cap - 1} if cap > LEAST_BUDGET else None}
-    return {}
 
 
 class PassedAnswer:

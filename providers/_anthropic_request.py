@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.body import encode
 from gateway.core.errors import invalid_request
-from providers._anthropic_model import Abilities, abilities, thinking
+from providers._anthropic_model import Abilities, abilities, thinking, within
 from providers._anthropic_schema import closed
 from providers._anthropic_tools import must_call, refuse_forcing, told_tools
 from providers._anthropic_turns import conversation, lacks_thoughts
@@ -83,7 +83,7 @@ def _thinking(chat: Chat, able: Abilities, most: int, *, allowed: bool) -> dict[
     """The client's own words for it where it has any, else what its effort means."""
     own = {name: chat.others[name] for name in ("thinking", "output_config") if isinstance(chat.others.get(name), dict)}
     if "thinking" in own:
-        return own
+        return {name: value for name, value in (own | within(most, own["thinking"])).items() if value is not None}
     if able.thinks == "budget" and lacks_thoughts(chat):
         return own
     told = thinking(chat.reasoning_effort, able, most, allowed=allowed)

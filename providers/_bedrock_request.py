@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.body import encode
 from gateway.core.errors import invalid_request
+from providers._anthropic_model import within
 from providers._chat import (
     Audio,
     Chat,
@@ -44,6 +45,18 @@ _DOCUMENTS = {
 }
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096}
 _LARGEST_BUDGET = 16_384
+_CAPS = frozenset(
+    {
+        "maxTokens",
+        "maxTokenCount",
+        "max_completion_tokens",
+        "max_gen_len",
+        "max_new_tokens",
+        "max_tokens",
+        "max_tokens_to_sample",
+    }
+)
+"""How models on Bedrock call their output caps."""
 _ADAPTIVE = re.compile(r"claude-(?:[a-z]+-)?(?:4-[6-9]|[5-9])(?:\b|-|:)").search
 """Claude models that decide themselves how long to think, and are told an effort instead of a budget."""
 
@@ -240,16 +253,26 @@ def _extras(chat: Chat, target: Target, *, claude: bool) -> dict[str, Any]:
         for name in ("thinking", "top_k", "anthropic_beta"):
             if name in chat.others:
                 extras[name] = chat.others[name]
+        if chat.max_tokens is not None:
+            extras |= within(chat.max_tokens, extras.get("thinking"))
         if chat.parallel_tool_calls is False and chat.tools:
             extras["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
     elif chat.reasoning_effort and target.upstream_model.startswith("openai."):
         extras["reasoning_effort"] = chat.reasoning_effort
-    return extras
+    return {name: value for name, value in extras.items() if value is not None}
 
 
 def _own_fields(chat: Chat) -> Json:
     fields = chat.others.get("additionalModelRequestFields") or {}
+    at = "additionalModelRequestFields"
     if not isinstance(fields, dict):
-        at = "additionalModelRequestFields"
         raise invalid_request(f"'{at}' must be an object.", param=at)
+    if _holds_a_cap(fields):
+        raise invalid_request(f"'{at}' must not cap the output; 'max_completion_tokens' does.", param=at)
     return fields
+
+
+def _holds_a_cap(fields: Json) -> bool:
+    """Whether it could lift the cap in force, here or one level deeper, as some models have it."""
+    inner = [name for value in fields.values() if isinstance(value, dict) for name in value]
+    return not _CAPS.isdisjoint([*fields, *inner])

@@ -14,7 +14,7 @@ from providers._cohere_answer import CohereStream, written_answer
 from providers._cohere_request import chat_body
 from providers._cohere_rerank import rerank_body, with_documents
 from providers._embeddings import read_embeddings, written_embeddings
-from providers._errors import answered_error, unreadable
+from providers._errors import answered_error, reported_error, unreadable
 from providers._media import read_media
 from providers._usage import count
 
@@ -60,6 +60,8 @@ class Cohere:
             case "embeddings":
                 return _embeddings(document, call, target)
             case "rerank":
+                if not isinstance(document, dict) or "results" not in document:
+                    raise reported_error(document, target)
                 return read_media(call, target, with_documents(body, document, call, target))
         return written_answer(document, call, target)
 

@@ -11,6 +11,7 @@ from gateway.core.call import Demand
 from gateway.core.deployment import Route
 from gateway.core.endpoint import Inference
 from gateway.core.errors import GatewayError
+from gateway.core.limits import LimitSet
 from gateway.core.money import Price, PriceSchedule
 from gateway.endpoints import audio_speech, audio_transcriptions, images_generations, rerank
 from gateway.estimate import likely_prompt
@@ -21,6 +22,7 @@ from tests.support.calls import (
     EMBEDDINGS,
     MESSAGES,
     a_call,
+    a_limit,
     a_model,
     a_route,
     a_target,
@@ -158,6 +160,7 @@ def test_a_context_window_bounds_the_prompt_only_where_every_target_has_one() ->
         (CHAT, {}, 1),
         (CHAT, {"n": None}, 1),
         (CHAT, {"n": 5}, 5),
+        (CHAT, {"n": 2, "best_of": 7}, 7),
         (COMPLETIONS, {"prompt": "one"}, 1),
         (COMPLETIONS, {"prompt": ["one", "two"]}, 2),
         (COMPLETIONS, {"prompt": [1, 2, 3]}, 1),
@@ -259,6 +262,22 @@ def test_images_that_may_be_sold_by_the_token_are_held_with_all_they_may_take() 
     assert demand.amounts["cost"] >= 2 * 8_320 * 40
     mixed = bound(images_generations.ENDPOINT, {"prompt": "x"}, SOLD_BY_IMAGE, SOLD_BY_TOKEN)
     assert mixed.amounts["cost"] >= 40_000 + 8_320 * 40, "whichever of its targets the call goes to"
+
+
+def test_images_sold_by_the_image_hold_tokens_where_somebody_counts_them() -> None:
+    """An upstream may report tokens all the same, and then they count."""
+    limits = LimitSet(quota=(a_limit("tokens", 10**6),))
+    route = a_route(a_target(a_model(prices=SOLD_BY_IMAGE)))
+    body = {"model": "m", "prompt": "x", "n": 10}
+    counted = a_call(body, endpoint=images_generations.ENDPOINT, route=route, limits=limits)
+    assert counted.demand.amounts["tokens"] >= 10 * 4210
+
+
+def test_cached_contents_may_fill_the_window() -> None:
+    body = chat("Hi", cached_content="cachedContents/1")
+    assert a_call(body, route=a_route(a_target(a_model(context_window=9000)))).demand.prompt_tokens == 9000
+    assert not a_call(body).demand.bounded
+    assert a_call(chat("a cached one")).demand.bounded
 
 
 def test_what_a_model_may_write_bounds_what_is_held_for_its_images() -> None:

@@ -14,7 +14,13 @@ def _examine(body: Body) -> None:
 
 
 def _choices(body: Body) -> int:
-    return body.count("n", least=1, most=128) or 1
+    """Answers, or the candidates behind them at the upstreams that know `best_of`."""
+    return max(body.count("n", least=1, most=128) or 1, body.count("best_of", least=1, most=128) or 1)
+
+
+def _refers(body: Body) -> bool:
+    """Whether a part of the prompt is kept by the upstream: Gemini's cached contents."""
+    return b"ached" in body.raw and any(name in body for name in ("cachedContent", "cached_content", "google"))
 
 
 ENDPOINT = Inference(
@@ -27,4 +33,5 @@ ENDPOINT = Inference(
     caps=("max_completion_tokens", "max_tokens"),
     choices=_choices,
     examine=_examine,
+    refers=_refers,
 )

@@ -55,9 +55,9 @@ def acknowledged_before_commit() -> None:
     async def deliver_batch(self: LedgerWriter, stop: Position) -> None:
         rows: list[Any] = []
         while len(rows) < self._batch and not self._reader.position.reaches(stop):
-            for kind, _, payload in self._reader.read(stop, self._batch - len(rows)):
+            for kind, sequence, payload in self._reader.read(stop, self._batch - len(rows)):
                 if kind == OUTCOME:
-                    self._decode(payload, rows)
+                    self._decode(sequence, payload, rows)
         self._journal.acknowledge(self._reader.position, len(rows))
         await self._delivery.insert(rows)
         await self._report_progress()

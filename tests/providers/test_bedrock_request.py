@@ -242,6 +242,20 @@ def test_members_that_make_no_sense_are_no_defect_of_ours(members: dict[str, Any
     assert told(**members)
 
 
+@pytest.mark.parametrize("fields", [{"max_tokens": 9}, {"inferenceConfig": {"maxTokens": 9}}])
+def test_fields_for_the_model_cannot_lift_the_cap(fields: dict[str, Any]) -> None:
+    with pytest.raises(GatewayError, match="must not cap"):
+        told(additionalModelRequestFields=fields)
+
+
+def test_a_clients_own_budget_of_thought_leaves_room_for_an_answer() -> None:
+    thinking = {"type": "enabled", "budget_tokens": 50_000}
+    body = told(model=OLD, cap=2481, thinking=thinking)
+    assert body["additionalModelRequestFields"]["thinking"] == {"type": "enabled", "budget_tokens": 2480}
+    body = told(model=OLD, cap=500, thinking=thinking)
+    assert "additionalModelRequestFields" not in body
+
+
 def test_fields_for_the_model_must_be_an_object() -> None:
     with pytest.raises(GatewayError, match="must be an object"):
         told(additionalModelRequestFields=[1])
