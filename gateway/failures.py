@@ -13,7 +13,7 @@ from gateway.routing import Kind
 
 _WORTH_REPEATING = frozenset({502, 503, 529})
 """Statuses by which an upstream says that it did not do the work and may do it now."""
-_OURS = frozenset({401, 402, 403})
+_OURS = frozenset({401, 402})
 """Statuses about the gateway's own credential or account."""
 
 
@@ -38,7 +38,7 @@ class Unanswered(Exception):
     def elsewhere(self) -> bool:
         """Whether another deployment of the same model may do better: one with another key, at the same place. Where
         the upstream may have worked on the call, it would do so again."""
-        return self.kind in ("rate_limit", "credential", "server_error")
+        return self.kind in ("rate_limit", "credential", "forbidden", "server_error")
 
 
 def refused(status: int, error: GatewayError) -> Unanswered:
@@ -47,6 +47,8 @@ def refused(status: int, error: GatewayError) -> Unanswered:
         return Unanswered(error, "server_error", again=True)  # of a token that the next try has another of
     if status in _OURS:
         return Unanswered(error, "credential")
+    if status == 403:
+        return Unanswered(error, "forbidden")  # our credential's fault, or of something that the caller named
     kind = kind_of(error)
     if kind == "server_error" and 400 <= status < 500:
         kind = "caller"  # however little is said about it

@@ -106,7 +106,8 @@ class FilteredStream:
 
     def _choice(self, choice: dict[str, Any]) -> bool:
         """Filter what an event says of a choice; False where nothing is left to say."""
-        index = choice.get("index") or 0
+        index = choice.get("index")
+        index = index if isinstance(index, int) else 0
         finish = choice.get("finish_reason")
         delta = choice.get("delta")
         holder = delta if isinstance(delta, dict) else choice

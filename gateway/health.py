@@ -27,7 +27,7 @@ _PROBED_S = 1.0
 _NEWEST = 0.2
 """The weight of the newest time to the first byte in their moving average."""
 
-_COUNTED = frozenset({"connect", "rate_limit", "server_error", "timeout", "broken"})
+_COUNTED = frozenset({"connect", "forbidden", "rate_limit", "server_error", "timeout", "broken"})
 
 Admission = Literal["refused", "free", "trial"]
 

@@ -21,14 +21,15 @@ Kind = Literal[
     "timeout",
     "broken",
     "credential",
+    "forbidden",
     "context_window",
     "content_policy",
     "unable",
     "caller",
 ]
 """What went wrong with an attempt: the upstream was not reached, had no room, said that it failed, took too long, broke
-off or was unreadable, did not take our credential, did not take so long a prompt or such words, or cannot be told such
-a call at all; or the caller erred."""
+off or was unreadable, did not take our credential, forbade the call (which may be for what the caller named), did not
+take so long a prompt or such words, or cannot be told such a call at all; or the caller erred."""
 
 Failure = Kind | Literal["quota"]
 """Why a call leaves a model: `quota` where the caller's limits have no room for it."""
@@ -38,6 +39,7 @@ REASON_OF: Mapping[Kind, Reason] = {
     "server_error": "error",
     "broken": "error",
     "credential": "error",
+    "forbidden": "error",
     "timeout": "timeout",
     "rate_limit": "rate_limit",
     "context_window": "context_window",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.body import DecodeError, decode
 from gateway.core.headers import first
-from providers._errors import LONGEST_WAIT_S, answered_error, reported_error
+from providers._errors import LONGEST_WAIT_S, MESSAGE_LIMIT, answered_error, reported_error
 
 if TYPE_CHECKING:
     from gateway.core.deployment import Target
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 _OUR_KEY = frozenset({"API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_BLOCKED", "ACCESS_TOKEN_EXPIRED"})
 """Reasons by which Google says 400 of a key that is not the caller's."""
+
+_NAMED = re.compile(r"\b(?:access the File|CachedContent|cached content)\b", re.IGNORECASE)
+"""What a 403 is about that the caller named, and that may have expired, or be another's."""
 
 
 def google_error(status: int, headers: Headers, body: bytes, target: Target) -> GatewayError:
@@ -32,7 +35,11 @@ def google_error(status: int, headers: Headers, body: bytes, target: Target) -> 
     wait = _retry_after(told)
     if wait is not None and first(headers, b"retry-after") is None:
         headers = [*headers, (b"retry-after", wait)]
-    return answered_error(401 if _blames_us(told) else status, headers, body, target)
+    if _blames_us(told):
+        status = 401
+    elif status == 403 and _NAMED.search(str(told.get("message", ""))[:MESSAGE_LIMIT]):
+        status = 404
+    return answered_error(status, headers, body, target)
 
 
 def is_error(document: object) -> bool:

@@ -23,7 +23,7 @@ def failed(status: int, code: str = "x", **headers: str) -> GatewayError:
         (401, upstream_error("ours"), "credential", False),
         (401, failed(502, x_should_retry="true"), "server_error", True),
         (402, upstream_error("ours"), "credential", False),
-        (403, upstream_error("ours"), "credential", False),
+        (403, upstream_error("ours"), "forbidden", False),
         (429, failed(429, "insufficient_quota"), "credential", False),
         (429, failed(429, "rate_limit_exceeded"), "rate_limit", False),
         (400, failed(400, "context_length_exceeded"), "context_window", False),

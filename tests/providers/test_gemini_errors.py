@@ -80,6 +80,12 @@ def test_a_key_that_google_refuses_is_the_gateways_own_affair() -> None:
     assert "credential" in found.message
 
 
+def test_a_file_that_has_expired_is_the_callers_affair() -> None:
+    said = "You do not have permission to access the File xyz or it may not exist."
+    assert told(403, rpc(403, said, "PERMISSION_DENIED")).status == 404
+    assert told(403, rpc(403, "Vertex AI API has not been used.", "PERMISSION_DENIED")).status == 502
+
+
 def test_neither_key_nor_address_is_shown() -> None:
     said = "Key g-key-0123456789 at https://generativelanguage.googleapis.com/v1beta/models is wrong."
     found = told(400, rpc(400, said, "INVALID_ARGUMENT"))
