@@ -256,10 +256,18 @@ def _extras(chat: Chat, target: Target, *, claude: bool) -> dict[str, Any]:
         if chat.max_tokens is not None:
             extras |= within(chat.max_tokens, extras.get("thinking"))
         if chat.parallel_tool_calls is False and chat.tools:
-            extras["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
+            extras["tool_choice"] = _one_call(chat.tool_choice or ToolChoice("auto"))
     elif chat.reasoning_effort and target.upstream_model.startswith("openai."):
         extras["reasoning_effort"] = chat.reasoning_effort
     return {name: value for name, value in extras.items() if value is not None}
+
+
+def _one_call(choice: ToolChoice) -> dict[str, Any]:
+    """The choice in Claude's own words, for which Converse has none: one call at a time."""
+    told: dict[str, Any] = {"type": {"required": "any", "named": "tool"}.get(choice.mode, "auto")}
+    if choice.name:
+        told["name"] = choice.name
+    return {**told, "disable_parallel_tool_use": True}
 
 
 def _own_fields(chat: Chat) -> Json:

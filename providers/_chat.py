@@ -170,3 +170,12 @@ def tool_call_id(identity: str, allowed: str, most: int) -> str:
     if 0 < len(identity) <= most and all(c.isascii() and (c.isalnum() or c in allowed) for c in identity):
         return identity
     return "call" + sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[: most - 4]
+
+
+def data_url(url: str, at: str) -> tuple[str, str]:
+    """Media type and base64 of a data URL. Raises 400."""
+    head, comma, data = url.removeprefix("data:").partition(",")
+    media_type, *options = head.split(";")
+    if not comma or not media_type or "base64" not in options or not data:
+        raise invalid_request(f"'{at}' must be a data URL such as data:image/png;base64,….", param=at)
+    return media_type.strip().lower(), data

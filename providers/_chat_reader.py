@@ -24,11 +24,13 @@ from providers._chat import (
     ToolCall,
     ToolChoice,
     Turn,
+    data_url,
 )
 
 if TYPE_CHECKING:
     from gateway.core.call import Call
 
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _KNOWN = frozenset(
     {
@@ -87,7 +89,7 @@ def read_chat(call: Call) -> Chat:
         logprobs=_flag(members, "logprobs") or False,
         top_logprobs=_whole(members, "top_logprobs"),
         response_format=_format(members.get("response_format")),
-        reasoning_effort=_text(members, "reasoning_effort"),
+        reasoning_effort=_effort(members),
         user=_text(members, "user") or _text(members, "safety_identifier"),
         others={name: value for name, value in members.items() if name not in _KNOWN and value is not None},
     )
@@ -229,15 +231,6 @@ def _file(members: Json, at: str, cache: Json | None) -> File:
     raise invalid_request(f"'{at}' needs file_data or file_id.", param=at)
 
 
-def data_url(url: str, at: str) -> tuple[str, str]:
-    """Media type and base64 of a data URL. Raises 400."""
-    head, comma, data = url.removeprefix("data:").partition(",")
-    media_type, *options = head.split(";")
-    if not comma or not media_type or "base64" not in options or not data:
-        raise invalid_request(f"'{at}' must be a data URL such as data:image/png;base64,….", param=at)
-    return media_type.strip().lower(), data
-
-
 def _only_text(parts: list[Part], at: str) -> list[Text]:
     texts = [part for part in parts if isinstance(part, Text)]
     if len(texts) != len(parts):
@@ -340,6 +333,13 @@ def _format(value: object) -> Format | None:
     raise invalid_request(
         "'response_format.type' must be text, json_object or json_schema.", param="response_format.type"
     )
+
+
+def _effort(members: Json) -> str | None:
+    effort = _text(members, "reasoning_effort")
+    if effort is not None and effort not in _EFFORTS:
+        raise invalid_request(f"'reasoning_effort' must be one of {', '.join(_EFFORTS)}.", param="reasoning_effort")
+    return effort
 
 
 def _stop(value: object) -> list[str]:

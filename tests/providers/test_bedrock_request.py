@@ -193,6 +193,17 @@ def test_what_a_claude_takes_past_converse_is_passed_to_it() -> None:
         "top_k": 5,
         "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
     }
+    named = told(
+        model=OLD,
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        parallel_tool_calls=False,
+    )
+    assert named["additionalModelRequestFields"]["tool_choice"] == {
+        "type": "tool",
+        "name": "weather",
+        "disable_parallel_tool_use": True,
+    }
     assert told(model="openai.gpt-oss-120b-1:0", reasoning_effort="low")["additionalModelRequestFields"] == {
         "reasoning_effort": "low"
     }

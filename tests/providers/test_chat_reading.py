@@ -135,6 +135,7 @@ def test_what_nothing_here_knows_is_kept_as_it_is() -> None:
         ({"tools": [{"type": "custom"}]}, "tools[0].type"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"stop": [1]}, "stop"),
+        ({"reasoning_effort": "ultra"}, "reasoning_effort"),
         ({"temperature": "hot"}, "temperature"),
         ({"seed": 1.5}, "seed"),
         ({"logprobs": 1}, "logprobs"),
