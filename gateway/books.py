@@ -189,7 +189,7 @@ class Books:
             call.streamed,
             amounts["tokens"],
             amounts["cost"],
-            target.model.prices.at(call.created_at).version,
+            target.model.prices.at(call.demand.priced_at).version,
         )
         try:
             self._journal.intent(intent)
@@ -203,7 +203,7 @@ class Books:
         """Close the open call: once, whatever comes."""
         run.closed = True
         usage = _used(run, outcome)
-        price = run.target.model.prices.at(run.call.created_at)
+        price = run.target.model.prices.at(run.call.demand.priced_at)
         cost = 0 if usage is None else min(_cost(usage, price), _MOST)
         record = run.record = _outcome_record(run, outcome, usage, cost, price.version)
         self._journal.outcome(record)
@@ -259,16 +259,10 @@ def _used(run: Run, outcome: Outcome) -> Usage | None:
         return _countable(run.usage)
     produced = 0 if run.produced is None else run.produced()
     if outcome == "ok" or produced or (outcome == "client_gone" and run.sent):
-        price = run.target.model.prices.at(run.call.created_at)
-        tokens = _within_cap(run.call, produced)
+        price = run.target.model.prices.at(run.call.demand.priced_at)
+        tokens = run.call.demand.within_cap(produced)
         return _countable(metered(run.call.demand, price, tokens=None, units=None, produced=tokens, whole=False))
     return None
-
-
-def _within_cap(call: Call, produced: int) -> int:
-    """Estimated completion tokens, but no more than the upstream was allowed to make."""
-    demand = call.demand
-    return produced if demand.output_cap is None else min(produced, demand.output_cap * demand.choices)
 
 
 def _countable(usage: Usage) -> Usage:

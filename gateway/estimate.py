@@ -68,6 +68,7 @@ def demand(call: Call) -> Demand:
         requested_cap=requested,
         output_cap=requested,
         price=_dearest(call),
+        priced_at=call.created_at,
     )
     if endpoint.measure is not None:
         _add_units(made, endpoint.measure(body), call)
@@ -104,6 +105,7 @@ def assumed(call: Call, prompt_tokens: int, output_cap: int | None) -> Demand:
         requested_cap=output_cap,
         output_cap=output_cap,
         price=_dearest(call),
+        priced_at=call.created_at,
     )
     if call.endpoint.measure is not None:
         _add_units(made, call.endpoint.measure(call.body), call)

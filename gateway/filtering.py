@@ -146,12 +146,14 @@ class FilteredStream:
         ]
         told = sse.event(encode({**head, "choices": ended}))
         if self._call.wants_usage:
-            told += sse.event(encode({**head, "choices": [], "usage": self._estimated()}))
+            told += sse.event(encode({**head, "choices": [], "usage": self._usage()}))
         return told + _DONE
 
-    def _estimated(self) -> dict[str, int]:
-        """As the books have it: the upstream is let go before it tells."""
-        prompt, completion = self._call.demand.likely_prompt, self._stream.produced()
+    def _usage(self) -> dict[str, int]:
+        """As the books have it: what the upstream has told so far, else what is estimated, as it is let go."""
+        demand, told = self._call.demand, self._stream.usage
+        prompt = demand.likely_prompt if told is None else told.prompt
+        completion = demand.within_cap(self._stream.produced()) if told is None else told.completion
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 

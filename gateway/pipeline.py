@@ -5,6 +5,8 @@ What goes wrong here has cost nothing yet: the caller gets an error in its diale
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -34,7 +36,7 @@ from gateway.idempotency.once import Once, idempotency_key
 from gateway.identity.credential import presented
 from gateway.identity.directory import Directory
 from gateway.relay import Relay
-from gateway.reserve import Holds, NoRoom
+from gateway.reserve import Holds, NoRoom, Pause
 from gateway.routing import Course
 from gateway.telemetry.logs import request_id as logged_request_id
 from gateway.telemetry.metrics import Labels, Metrics
@@ -142,7 +144,7 @@ class Pipeline:
     ) -> None:
         cache = call.route.cache
         found = None if cache is None else await self._cache.look_up(call, cache, world.snapshot.hash, by)
-        left = await self._hold(call, course, world, by)
+        left = await self._hold(call, course, world, by, partial(self._wait, call, client, world))
         self._conversations.watch(call, client, world.snapshot.server.responses_store_seconds)
         if isinstance(found, Miss):
             found.watch(client)
@@ -174,16 +176,16 @@ class Pipeline:
             )
             self._metrics.series(labels).requests.inc()
 
-    async def _hold(self, call: Call, course: Course, world: World, by: float) -> Headers:
+    async def _hold(self, call: Call, course: Course, world: World, by: float, pause: Pause) -> Headers:
         """Hold what the call may use; where a limit has no room for that, what it may use of a model that the route
         has for this case. Raises what the first limit without room says."""
         refused: NoRoom | None = None
         while True:
             try:
-                left = await self._holds.take(world.policies, call, by)
+                left = await self._holds.take(world.policies, call, by, pause)
                 break
             except NoRoom as error:
-                refused = refused or error
+                refused, by = refused or error, error.by
             leg = self._cheaper(call, course, world)
             if leg is None:
                 self._metrics.rejections.labels(refused.limit.scope, refused.limit.metric).inc()
@@ -191,6 +193,21 @@ class Pipeline:
         if call.shadowed:
             self._note_shadow(call)
         return left
+
+    async def _wait(self, call: Call, client: Client, world: World, seconds: float) -> None:
+        """Wait for a window as long as the client does, then see who it is and what binds it by now. Raises
+        `ClientGone`, and what the call is refused with."""
+        gone = asyncio.Event()
+        client.on_gone(gone.set)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gone.wait(), seconds)
+        client.stop_watching()
+        if gone.is_set():
+            raise ClientGone
+        call.principal = await self.identify(client)
+        call.created_at = self._counters.now()
+        self._measure(call)
+        world.check(call)
 
     def _cheaper(self, call: Call, course: Course, world: World) -> Leg | None:
         """Put the call on its way to the next model for a caller who has used up what the one before needs; None where

@@ -6,10 +6,9 @@ the call refused, in that policy's words.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.core.call import Call
 from gateway.core.errors import GatewayError, accounting_unavailable
@@ -28,16 +27,20 @@ _LATE_S = (0.0, 0.25)
 """How long after a window has turned a call that waited for it asks again, so that not all ask at once."""
 
 _About = tuple[str, str, str, str, str, str, int]
+Pause = Callable[[float], Awaitable[None]]
+"""Waits so many seconds, and sees what then holds for the call. Raises what has become of it meanwhile."""
 _new = tuple.__new__  # a third quicker than calling the named tuple, once a claim
 
 
 class NoRoom(Exception):
-    """A limit has no room for the call; `error` is what its caller would be told."""
+    """A limit has no room for the call; `error` is what its caller would be told. The decision may go on until `by`,
+    which is later than it was where the call has waited for a window."""
 
-    def __init__(self, error: GatewayError, limit: Limit) -> None:
+    def __init__(self, error: GatewayError, limit: Limit, by: float) -> None:
         super().__init__(error.message)
         self.error = error
         self.limit = limit
+        self.by = by
 
 
 class Holds:
@@ -49,15 +52,20 @@ class Holds:
         self._note_shadow = note_shadow
         self._prefixes: dict[int, tuple[Limit, _About]] = {}
 
-    async def take(self, policies: Sequence[Policy], call: Call, by: float) -> Headers:
+    async def take(self, policies: Sequence[Policy], call: Call, by: float, pause: Pause | None = None) -> Headers:
         """Hold every claim of the chain at once; the headers that say what is left. Raises `NoRoom`, and 503.
-        Decides by the monotonic moment `by`, with or without the store."""
+        Decides by the monotonic moment `by`, with or without the store. Where a policy would rather wait for a window,
+        and there is a `pause` to wait with, the call is asked for once more after it."""
         call.claims = claims = _claims(policies, call)
         if not claims:
             return []
         try:
             verdict = await self._counters.reserve(call.request_id, claims, LEASE_S, call.created_at, by)
             if isinstance(verdict, Denied):
+                wait = _worth_waiting(policies, call, verdict.level)
+                if pause is not None and wait is not None:
+                    await pause(wait + random.uniform(*_LATE_S))  # noqa: S311  jitter
+                    return await self.take(policies, call, time.monotonic() + DECISION_S)
                 verdict = await self._reserve_less(policies, call, verdict, by)
         except StoreUnavailable as error:
             return self._uncounted(policies, call, error)
@@ -72,18 +80,8 @@ class Holds:
         return _what_is_left(verdict.levels)
 
     async def _reserve_less(self, policies: Sequence[Policy], call: Call, denied: Denied, by: float) -> Granted:
-        """A claim found no room. Ask once more where its policy can make do with less, or waits; raise its error
-        otherwise."""
+        """A claim found no room. Ask once more where its policy can make do with less; raise its error otherwise."""
         owner = _owner(policies, call, denied.level)
-        wait = _worth_waiting(owner, call, denied.level)
-        if wait is not None:
-            await asyncio.sleep(wait + random.uniform(*_LATE_S))  # noqa: S311  jitter
-            call.created_at, by = self._counters.now(), time.monotonic() + DECISION_S
-            verdict = await self._counters.reserve(call.request_id, call.claims, LEASE_S, call.created_at, by)
-            if isinstance(verdict, Granted):
-                return verdict
-            denied = verdict
-            owner = _owner(policies, call, denied.level)
         shrink = getattr(owner, "shrink", None)
         if shrink is not None and shrink(call, denied.level):
             call.claims = _claims(policies, call)
@@ -92,7 +90,7 @@ class Holds:
                 return verdict
             denied = verdict
             owner = _owner(policies, call, denied.level)
-        raise NoRoom(owner.denied(call, denied.level), denied.level.limit)
+        raise NoRoom(owner.denied(call, denied.level), denied.level.limit, by)
 
     def _uncounted(self, policies: Sequence[Policy], call: Call, error: StoreUnavailable) -> Headers:
         """The store is away: go on only where every policy with a claim says so. What such a call uses is counted
@@ -159,8 +157,9 @@ def _owner(policies: Sequence[Policy], call: Call, level: Level) -> Policy:
     )
 
 
-def _worth_waiting(owner: Policy, call: Call, level: Level) -> float | None:
+def _worth_waiting(policies: Sequence[Policy], call: Call, level: Level) -> float | None:
     """The seconds until the limit's window turns, where its policy waits that long and the call fits into the next."""
+    owner = _owner(policies, call, level)
     patience, resets_in = getattr(owner, "wait", 0.0), level.resets_in
     if not patience or resets_in is None or resets_in > patience:
         return None

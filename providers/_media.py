@@ -262,5 +262,5 @@ def _produced(call: Call, size: int) -> int:
 
 
 def _metered(call: Call, target: Target, tokens: Usage | None, units: int | None, produced: int) -> Usage:
-    price = target.model.prices.at(call.created_at)
+    price = target.model.prices.at(call.demand.priced_at)
     return metered(call.demand, price, tokens=tokens, units=units, produced=produced)

@@ -210,3 +210,21 @@ async def test_rules_in_shadow_touch_nothing_and_are_noted(tmp_path: Path) -> No
 
 def whole_of(text: str) -> Answer:
     return Answer([whole_answer().replace(b"Hi there", text.encode())])
+
+
+async def test_the_usage_of_an_answer_that_is_cut_is_what_its_row_says(tmp_path: Path) -> None:
+    begun = {"prompt_tokens": 900, "completion_tokens": 7, "total_tokens": 907}
+    long = event("About the very long and winding story of a large bird, " * 3)
+    cases = {"told": [event("About ", usage=begun)], "estimated": [long], "more than asked for": [long]}
+    for case, pieces in cases.items():
+        stage = Stage(
+            tmp_path,
+            Answer([*pieces, event("Falcon: it is "), event("a bird of prey"), Hang()]),
+            policies=rules("block"),
+        )
+        cap = {"max_tokens": 20} if case == "more than asked for" else {}
+        peer = await stage.play({**STREAMED, **cap, "stream_options": {"include_usage": True}})
+        await stage.close()
+        (row,) = stage.journal.outcomes
+        said = chunks(peer.body)[-1]["usage"]
+        assert (said["prompt_tokens"], said["completion_tokens"]) == (row.prompt_tokens, row.completion_tokens), case

@@ -30,7 +30,8 @@ class Demand:
     client's, or when somebody `relies` on it: then the upstream must be told in words of its own. `expected_output`
     stands in where nobody set a cap. With a `margin` the call reserves its likely prompt times that, and
     `likely_output` where that is less than the cap. `units` are the most of `unit` that it can use, `likely_units` a
-    guess. `price` is the dearest of the possible targets.
+    guess. `price` is the dearest of the possible targets at `priced_at`, in seconds on the counter store's clock: the
+    call is charged by what holds then, whichever window it comes to be counted in.
     """
 
     prompt_tokens: int = 0
@@ -47,6 +48,7 @@ class Demand:
     units: int = 0
     likely_units: int = 0
     price: Price = FREE
+    priced_at: float = 0.0
     _amounts: dict[Metric, int] | None = field(default=None, init=False, repr=False)
 
     def cap_output(self, tokens: int) -> None:
@@ -80,6 +82,10 @@ class Demand:
         self.margin = margin
         self.likely_output = output
         self._amounts = None
+
+    def within_cap(self, produced: int) -> int:
+        """Estimated completion tokens, but no more than the upstream was allowed to make."""
+        return produced if self.output_cap is None else min(produced, self.output_cap * self.choices)
 
     @property
     def cap_to_write(self) -> int | None:

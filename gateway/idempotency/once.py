@@ -126,8 +126,8 @@ def _scope(call: Call, key: bytes) -> str:
 
 
 def _fingerprint(call: Call) -> str:
-    """What is asked: the body, and the model, which may stand in the path."""
-    asked = hashlib.sha256(call.model_id.encode() + b"\0")
+    """What is asked: the body, and the model, which may stand in the path. Which model answers is no part of it."""
+    asked = hashlib.sha256((call.endpoint.model or "").encode() + b"\0")
     asked.update(call.body.raw)
     return asked.hexdigest()
 

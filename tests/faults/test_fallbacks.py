@@ -14,7 +14,7 @@ from tests.faults.books import SOAK, Books
 from tests.faults.callers import Caller, load
 from tests.faults.fleet import caller, configuration, fleet
 from tests.support.billing_upstream import SILENT, BillingUpstream, Plan, billing_upstream
-from tests.support.gateway import Gateway, running_gateway, running_gateways
+from tests.support.gateway import Gateway, chat, running_gateway, running_gateways
 from tests.support.redis_server import RedisServer
 from tests.support.until import until
 
@@ -193,3 +193,71 @@ async def test_two_gateways_and_redis_agree_on_every_attempt(
             await asyncio.sleep(LOAD_S)
         assert all(each.whole for each in seen)
         await Books(upstream, gateways, [who], [spare]).agree("fallbacks with Redis")
+
+
+async def test_a_key_is_good_for_its_call_whichever_model_the_request_begins_at(
+    upstream: BillingUpstream, spare: BillingUpstream, tmp_path: Path
+) -> None:
+    config = with_a_spare(upstream, spare, rests=1)
+    config["providers"]["billed"]["cooldown"]["seconds"] = 60
+    body, key = chat(Plan(chunks=3).text("a"), "safe"), {"idempotency-key": "k"}
+    with running_gateway(tmp_path, config) as gateway:
+        async with gateway.client() as client:
+            first = await client.post("/v1/chat/completions", json=body, headers=key)
+            upstream.always = Plan(status=500)
+            await client.post("/v1/chat/completions", json=chat(Plan(chunks=3).text("b"), "safe"))
+            again = await client.post("/v1/chat/completions", json=body, headers=key)
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert (again.headers["idempotent-replayed"], again.content) == ("true", first.content)
+        assert (await gateway.reconcile())["equal"]
+
+
+async def test_a_call_that_waited_for_its_minute_is_counted_on_the_model_that_it_falls_back_to(
+    upstream: BillingUpstream, spare: BillingUpstream, redis: RedisServer, tmp_path: Path
+) -> None:
+    quotas = [
+        {"scope": "model", "subject": "safe", "metric": "requests", "limit": 1, "window": "minute"},
+        {"scope": "model", "subject": "safe", "metric": "requests", "limit": 1, "window": "total"},
+        {"scope": "model", "subject": "spare", "metric": "requests", "limit": 2, "window": "total"},
+    ]
+    config = with_a_spare(upstream, spare, quotas=quotas, redis=redis.url)
+    config["routes"]["safe"]["fallbacks"] = {"quota": ["spare"]}
+    config["policies"] = ["model_access", {"rate_limit": {"wait": 60}}, {"quota": {"on_store_error": "allow"}}]
+    body = chat(Plan(chunks=3).text("a"), "safe")
+    with running_gateway(tmp_path, config) as gateway:
+        async with gateway.client(timeout=90) as client:
+            first = await client.post("/v1/chat/completions", json=body)
+            waited = await asyncio.gather(*(client.post("/v1/chat/completions", json=body) for _ in range(4)))
+        assert first.status_code == 200
+        assert Counter(each.status_code for each in waited) == {200: 2, 429: 2}
+        report = await gateway.reconcile()
+        assert report["equal"], report
+        unmetered = [value for name, _, value in await gateway.samples() if name.endswith("unmetered_total")]
+        assert not any(unmetered)
+
+
+async def test_who_leaves_while_it_waits_for_its_minute_leaves_its_place(
+    upstream: BillingUpstream, tmp_path: Path
+) -> None:
+    quotas = [{"scope": "model", "subject": "billed", "metric": "requests", "limit": 1, "window": "minute"}]
+    config = configuration(upstream, quotas=quotas, max_inflight=2, max_queue=0)
+    config["policies"] = ["model_access", {"rate_limit": {"wait": 60}}, "quota"]
+    body = chat(Plan(chunks=3).text("a"), "billed")
+    with running_gateway(tmp_path, config) as gateway:
+        async with gateway.client(timeout=90) as client:
+            assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+            leaving = [asyncio.create_task(client.post("/v1/chat/completions", json=body)) for _ in range(2)]
+            await asyncio.sleep(0.5)
+            for each in leaving:
+                each.cancel()
+            await asyncio.wait(leaving)
+            await asyncio.sleep(0.5)
+            staying = [asyncio.create_task(client.post("/v1/chat/completions", json=body)) for _ in range(2)]
+            await asyncio.sleep(0.5)
+            assert not [each.result().text for each in staying if each.done()], (
+                "both have the places of those that left"
+            )
+            for each in staying:
+                each.cancel()
+        assert (await gateway.reconcile())["equal"]
+        assert len(gateway.rows()) == 1
