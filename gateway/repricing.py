@@ -13,7 +13,7 @@ from datetime import tzinfo
 from typing import NamedTuple
 
 from gateway.core.deployment import Model, Route
-from gateway.core.money import MAX_AMOUNT, Price
+from gateway.core.money import MAX_AMOUNT, Price, PriceSchedule
 from gateway.core.records import OutcomeRecord
 from gateway.recount import REVISION
 from gateway.storage import charges, ledger, revisions
@@ -111,10 +111,17 @@ def _served_by(row: OutcomeRecord, routes: Mapping[str, Route]) -> Model | None:
     route = routes.get(row.model_id)
     if route is None:
         return None
-    for target in route.every_target:
-        if (target.upstream.name, target.upstream_model) == (row.provider, row.upstream_model):
-            return target.model
+    asked = (row.provider, row.upstream_model)
+    served = [each.model for each in route.every_target if (each.upstream.name, each.upstream_model) == asked]
+    if len({model.prices for model in served}) > 1:  # one upstream at several prices: the one that the row was charged
+        return next((model for model in served if _has(model.prices, row.price_version)), None)
+    if served:
+        return served[0]
     return route.every_target[0].model if len(route.every_target) == 1 else None
+
+
+def _has(prices: PriceSchedule, version: str) -> bool:
+    return any(price.version == version for _, price in prices.entries)
 
 
 def _adjustment(repriced: _Repriced, price: Price) -> OutcomeRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -159,6 +160,20 @@ async def test_behind_a_route_the_model_that_served_sets_the_price(database: Dat
     await write(database, a_row("r2", model_id="smart", provider="c", upstream_model="unknown"))
     (found,) = await compare(database, period(), routes(smart=smart))
     assert (found.unpriced, found.would_cost) == (1, 1020)
+
+
+async def test_one_upstream_sold_at_two_prices_keeps_the_one_that_was_charged(database: Database) -> None:
+    cheap = replace(
+        a_target(a_model("cheap", prices=PriceSchedule(((0.0, OLD),))), upstream="corp"), upstream_model="m"
+    )
+    dear = replace(a_target(a_model("dear", prices=PriceSchedule(((0.0, NEW),))), upstream="corp"), upstream_model="m")
+    both = a_route(dear, name="both", fallbacks=[cheap])
+    await write(database, a_row(model_id="both"))
+    (found,) = await compare(database, period(), routes(both=both))
+    assert (found.would_cost, found.unpriced) == (120, 0)
+    await write(database, a_row("r2", model_id="both", price_version="older"))
+    (found,) = await compare(database, period(), routes(both=both))
+    assert (found.would_cost, found.unpriced) == (240, 1), "which of the two it was cannot be known"
 
 
 async def test_many_pages_are_walked_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
