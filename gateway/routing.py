@@ -151,7 +151,12 @@ class Course:
         reason = "quota" if failed == "quota" else REASON_OF.get(failed)
         if reason is None or len(self._route.every_target) == 1 or len(self._tried) >= MOST_LEGS:
             return None
-        own = () if reason in ("quota", "context_window", "content_policy") else self._own(anyway=self._anyway)
+        if reason == "quota" and not any(target.model in self._tried for target in self._route.targets):
+            own = self._own(anyway=True)  # the call began at a fallback, as these should rest: that refuses nobody
+        elif reason in ("quota", "context_window", "content_policy"):
+            own = iter(())
+        else:
+            own = self._own(anyway=self._anyway)
         for leg in (*own, *self._spare(reason, anyway=self._anyway)):
             if leg.targets[0].model not in self._tried:
                 return self._taken(leg)

@@ -187,6 +187,16 @@ def test_what_rests_is_passed_over_and_taken_where_nothing_else_is_left() -> Non
     assert walk(course, "server_error", "server_error", "server_error") == ["m", "m", "any"], "each may do better"
 
 
+def test_a_caller_without_room_on_the_fallback_that_it_began_at_is_not_refused_for_what_rests() -> None:
+    route = a_route(one("a"), fallbacks={"default": [one("any")], "quota": [one("cheap")]})
+    course = Course(route, View({"a": Standing.RESTING}), 0.0, NOW)
+    assert names(course.first().targets) == ["any"]
+    own = course.after("quota")
+    assert own is not None
+    assert (names(own.targets), own.reason, own.anyway) == (["a"], None, True)
+    assert walk(Course(route, View({"a": Standing.BARRED}), 0.0, NOW), "quota") == ["any", "cheap"]
+
+
 def test_what_its_upstream_has_barred_is_not_taken_at_all() -> None:
     barred = View(dict.fromkeys(("a", "b", "any"), Standing.BARRED))
     leg = Course(ROUTE, barred, 0.0, NOW).first()
@@ -234,7 +244,9 @@ def test_no_course_comes_to_a_model_twice_or_to_what_must_not_be_tried(
     for failed in failures:
         following = course.after(failed)
         if following is not None:
-            assert following.anyway == leg.anyway
+            back = failed == "quota" and following.reason is None
+            assert not back or leg.reason is not None, "only who began at a fallback has the route's own models left"
+            assert following.anyway == (leg.anyway or back)
             allowed: Reason | None = "quota" if failed == "quota" else REASON_OF[failed]
             assert following.reason in (None, allowed)
             seen.append(following)
