@@ -144,7 +144,7 @@ class ResponseCache:
             return miss
         (_, cost), (_, at), (_, made_by), *headers = found.headers
         target = replace(call.targets[0], upstream=_UPSTREAM, upstream_model=made_by.decode(), memo={})
-        call.targets, call.demand = (target,), Demand()
+        call.targets, call.demand = (target,), Demand(priced_at=call.created_at)
         return Hit(headers, found.body, float(at), int(cost), target)
 
     async def give(self, hit: Hit, call: Call, client: Client, headers: Headers) -> None:
