@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway import estimate as estimates
 from gateway.core.limits import LimitSet
 from gateway.core.money import Price, PriceSchedule
 from gateway.core.records import Decision
@@ -143,6 +144,7 @@ async def test_a_call_is_charged_by_the_price_in_force_when_it_was_created(
     stage = Stage(tmp_path, route=route)
     call = a_call(route=route)
     call.created_at = midnight + shift
+    call.demand = estimates.demand(call)  # a call is estimated when it is created, and charged by what it was held for
     run = stage.books.open(call, route.targets[0])
     run.usage = Usage(100, 0)
     stage.books.close(run, "ok")

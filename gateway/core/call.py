@@ -48,7 +48,7 @@ class Demand:
     units: int = 0
     likely_units: int = 0
     price: Price = FREE
-    priced_at: float = 0.0
+    priced_at: float = field(default=0.0, compare=False)
     _amounts: dict[Metric, int] | None = field(default=None, init=False, repr=False)
 
     def cap_output(self, tokens: int) -> None:
